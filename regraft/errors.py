@@ -1,0 +1,92 @@
+"""Every error a person can meet: what was expected, what was found, what to do.
+
+The command line prints the message of a `RegraftError` and leaves with its `exit_code`; no traceback.
+Any other exception is a bug (exit 1).
+"""
+
+from typing import ClassVar
+
+
+class RegraftError(Exception):
+    """Base of all errors raised on purpose.
+
+    `expected`, `got` and `fix` are plain sentences without a full stop; `got` names the file where there is one.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, *, expected: str, got: str, fix: str) -> None:
+        self.expected, self.got, self.fix = expected, got, fix
+        super().__init__(f"expected {expected}\n     got {got}\n     fix {fix}")
+
+
+class UsageError(RegraftError):
+    """An option or argument that cannot be meant."""
+
+    exit_code = 2
+
+
+class BackboneNotFound(UsageError):
+    """No backbone of that name, or its weights cannot be had."""
+
+
+class HeadNotFound(UsageError):
+    """The layer that makes the logits could not be told."""
+
+
+class OutputExists(UsageError):
+    """Something is already at the place where a result would go."""
+
+
+class RunLocked(UsageError):
+    """Another process is writing the same run."""
+
+
+class DataUnusable(RegraftError):
+    """The images, labels or folders cannot be worked with."""
+
+    exit_code = 3
+
+
+class UnknownClass(DataUnusable):
+    """Data names a class that the model does not have."""
+
+
+class TooFewImages(DataUnusable):
+    """A class has too few images to train and to judge."""
+
+
+class TooManyUnreadable(DataUnusable):
+    """More of the images are unreadable than may be left out quietly."""
+
+
+class ImageRejected(DataUnusable):
+    """One image that cannot be used. `code` is stable, e.g. "truncated"; callers set the image aside and go on."""
+
+    def __init__(self, *, code: str, expected: str, got: str, fix: str) -> None:
+        self.code = code
+        super().__init__(expected=expected, got=got, fix=fix)
+
+
+class SavedModelRefused(RegraftError):
+    """A saved model that is damaged, hostile or of another format."""
+
+    exit_code = 4
+
+
+class SomeFailed(RegraftError):
+    """Finished, but some items failed."""
+
+    exit_code = 5
+
+
+class OutOfSpace(RegraftError):
+    """Disk or memory is used up."""
+
+    exit_code = 6
+
+
+class NotConverged(RegraftError):
+    """A solver stopped short of its tolerance."""
+
+    exit_code = 7

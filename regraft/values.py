@@ -1,0 +1,202 @@
+"""What flows between the stages: frozen values made of numpy arrays and plain data.
+
+Letters in names give shapes: N images, K classes, D features, F folds, H W pixels, C channels.
+Nothing here imports torch, reads a file or makes a choice.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Part = Literal["train", "val", "test"]
+FloatArray = NDArray[np.float32] | NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One image on disk and what is known of it.
+
+    `name` is its path relative to the root of the data, with forward slashes, in Unicode NFC: it orders the
+    samples and identifies the image in tables and reports. `labels` holds one class name, several for multi-label data, none
+    where unknown.
+    """
+
+    path: Path
+    name: str
+    labels: tuple[str, ...] = ()
+    part: Part | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """One image set aside: `code` is stable ("truncated"), `reason` is for people."""
+
+    path: Path
+    name: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """What a source holds, in the order of `name`. `classes` are the sorted names of all labels.
+
+    `tree` is the layout as it was understood, for printing; `notes` are things a person should know (ignored entries, links).
+    """
+
+    root: Path
+    samples: tuple[Sample, ...]
+    classes: tuple[str, ...]
+    multi_label: bool = False
+    rejected: tuple[Rejected, ...] = ()
+    tree: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Which images train and choose, and which only judge.
+
+    `folds_N` gives each training image its cross-validation fold, 0 to F-1; images of one group share one.
+    `how` says in a sentence how the test images were chosen.
+    """
+
+    classes: tuple[str, ...]
+    multi_label: bool
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    folds_N: NDArray[np.int64]
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """Logits of N images in the order of `classes`, with the truth where it is known.
+
+    `targets` is (N,) class indices, or (N, K) booleans for multi-label data, or None.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    logits_NK: FloatArray
+    targets: NDArray[np.int64] | NDArray[np.bool_] | None
+    multi_label: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """An estimate and its 95 % interval, all in 0..1 for proportions; `n` is what it was estimated from."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassScore:
+    """Scores of one class: `support` images truly of it, `predicted` images called it."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    predicted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """How good predictions are. Undefined figures (no image of a class) are NaN, and left out of means.
+
+    `nll` is the mean negative log-likelihood in nats; `ece` the expected calibration error, binning in `evaluate.metrics`;
+    `baseline` the accuracy of always answering the largest class. For multi-label data `accuracy` is the share of
+    images with every label right, and `confusion_KK` is None.
+    """
+
+    n: int
+    accuracy: Interval
+    macro_f1: float
+    nll: float
+    ece: float
+    baseline: float
+    per_class: tuple[ClassScore, ...]
+    confusion_KK: NDArray[np.int64] | None
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strength:
+    """One regularisation strength tried: cross-validated negative log-likelihood with its standard error, and accuracy."""
+
+    features: str
+    l2: float
+    nll: float
+    nll_se: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineTiming:
+    """One engine measured: images per second on one batch, and the smallest cosine of its features with fp32's."""
+
+    name: str
+    images_per_s: float
+    cosine: float
+    setup_s: float
+    chosen: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadChoice:
+    """How the head was chosen: every strength tried, the winner, and how exactly its optimum was reached."""
+
+    tried: tuple[Strength, ...]
+    features: str
+    l2: float
+    gradient_norm: float
+    iterations: int
+    folds: int
+    balanced: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The answer for one input: classes with probabilities, best first; or why there is none."""
+
+    path: str
+    status: Literal["ok", "failed"]
+    reason: str = ""
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """All that a finished fit says of itself: what the report shows and `--json` prints."""
+
+    run: Path
+    backbone: str
+    strategy: str
+    classes: tuple[str, ...]
+    train: int
+    test: int
+    rejected: tuple[Rejected, ...]
+    test_scores: Scores | None
+    cross_validation: Scores
+    seconds: dict[str, float]
+    engine: str
+    engines: tuple[EngineTiming, ...]
+    cache_hits: int
+    cache_misses: int
+    head: HeadChoice
+    tree: str
+    notes: tuple[str, ...]
+    split: str
+    command: str
+    versions: dict[str, str] = field(default_factory=dict)
+    report: Path | None = None
