@@ -86,6 +86,10 @@ class OutOfSpace(RegraftError):
     exit_code = 6
 
 
+class NotWritable(OutOfSpace):
+    """Results cannot be written where they should go: no permission, a read-only or failing disk."""
+
+
 class NotConverged(RegraftError):
     """A solver stopped short of its tolerance."""
 

@@ -62,7 +62,8 @@ class Split:
     """Which images train and choose, and which only judge.
 
     `folds_N` gives each training image its cross-validation fold, 0 to F-1; images of one group share one.
-    `how` says in a sentence how the test images were chosen.
+    `how` says in a sentence how the test images were chosen; `notes` what else a person should know of the split, and `rejected`
+    are images of a separate test set that could not be read.
     """
 
     classes: tuple[str, ...]
@@ -71,6 +72,8 @@ class Split:
     test: tuple[Sample, ...]
     folds_N: NDArray[np.int64]
     how: str
+    notes: tuple[str, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +145,7 @@ class Strength:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineTiming:
-    """One engine measured: images per second on one batch, and the smallest cosine of its features with fp32's."""
+    """One engine measured: images per second on a few batches, mean cosine of its features with eager fp32's, seconds to set up."""
 
     name: str
     images_per_s: float
@@ -173,6 +176,16 @@ class Prediction:
     status: Literal["ok", "failed"]
     reason: str = ""
     top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Scores on one labelled data set, the predictions they were made from, and what could not be read."""
+
+    scores: Scores
+    predictions: Predictions
+    rejected: tuple[Rejected, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

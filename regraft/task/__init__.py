@@ -1,1 +1,1 @@
-""""""
+"""What differs between tasks, and nowhere else."""

@@ -1,1 +1,1 @@
-""""""
+"""How the trained part is fitted."""

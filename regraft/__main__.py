@@ -1,0 +1,8 @@
+"""`python -m regraft` is the command `regraft`."""
+
+import sys
+
+from regraft.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""What `config.json` holds, as frozen records that check themselves.
+
+Every number and name is bounded, because a saved model may come from anybody. Layout and meaning: docs/format.md.
+"""
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+
+from regraft.errors import DataUnusable
+from regraft.values import Interval, Scores
+
+FORMAT: Final = "regraft"
+FORMAT_VERSION: Final = 1
+MAX_CLASSES = 100_000
+MAX_CLASS_NAME = 256
+# Marks that reorder what a reader sees, so that a name can look like another one (CVE-2021-42574).
+_BIDI_MARKS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Raise DataUnusable unless a model with these classes can be saved; cheap enough to call before any work."""
+    if not 1 <= len(names) <= MAX_CLASSES:
+        raise DataUnusable(
+            expected=f"1 to {MAX_CLASSES:,} classes", got=f"{len(names):,}", fix="check the folder or the label column"
+        )
+    seen: set[str] = set()
+    for name in names:
+        problem = _problem_of_name(name)
+        # NFC twins look the same and are one folder on some file systems.
+        normal = unicodedata.normalize("NFC", name)
+        problem = problem or ("there twice" if normal in seen else None)
+        if problem:
+            raise DataUnusable(
+                expected="class names that differ, are not blank and hold only visible characters",
+                got=f"class name {quoted(name)}: {problem}",
+                fix="rename that class",
+            )
+        seen.add(normal)
+
+
+def _problem_of_name(name: str) -> str | None:
+    if not name.strip():
+        return "blank"
+    if len(name) > MAX_CLASS_NAME:
+        return f"{len(name):,} characters, over {MAX_CLASS_NAME}"
+    for letter in name:
+        if letter in _BIDI_MARKS or unicodedata.category(letter) in _CONTROL_CATEGORIES:
+            return f"holds the control character U+{ord(letter):04X}"
+    return None
+
+
+def quoted(value: object, limit: int = 60) -> str:
+    """`value` in ASCII, cut short: safe to print whatever it holds."""
+    text = ascii(value[: limit + 1] if isinstance(value, (str, bytes)) else value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def _checked_classes(names: tuple[str, ...]) -> tuple[str, ...]:
+    check_class_names(names)
+    return names
+
+
+def _no_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError("holds a name twice")
+    return names
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
+# A plain name of a model registry. timm's create_model also takes "hf-hub:..." and "local-dir:...", which reach the
+# network and the disk, so nothing that could hold a scheme or a path gets this far.
+RegistryName = Annotated[str, Field(max_length=100, pattern=r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)?\z")]
+NodeName = Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*\z")]
+Count = Annotated[int, Field(ge=0, le=2**40)]
+Side = Annotated[int, Field(ge=16, le=2048)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Mean = Annotated[float, Field(ge=-100, le=100)]
+Deviation = Annotated[float, Field(gt=0, le=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+PlainText = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00-\x1f\x7f]*\z")]
+PackageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z")]
+VersionText = Annotated[str, Field(pattern=r"^[ -~]{1,100}\z")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class ArchitectureRecord(_Record):
+    """The network without its weights: which library builds it, and its plain name there. Never arguments."""
+
+    source: Literal["timm", "torchvision", "builtin"]
+    name: RegistryName
+
+
+class FeaturesRecord(_Record):
+    """What the head reads: "last" (the input of the network's own head) or "stages" (the nodes `taps`, pooled).
+
+    `width` is D, the number of features per image.
+    """
+
+    kind: Literal["last", "stages"]
+    taps: Annotated[tuple[NodeName, ...], Field(max_length=1000), FailFast(), AfterValidator(_no_repeats)]
+    width: Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class PreprocessRecord(_Record):
+    """The fields of `regraft.data.preprocess.Preprocess`, under the same names; sides in pixels."""
+
+    height: Side
+    width: Side
+    fit: Literal["crop", "squash", "pad"]
+    crop_share: Annotated[float, Field(gt=0, le=1)]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    mean: tuple[Mean, Mean, Mean]
+    std: tuple[Deviation, Deviation, Deviation]
+    background: tuple[Byte, Byte, Byte]
+
+
+class TrainingRecord(_Record):
+    """What the model was fitted on and how. `samples` and `test_samples` count images; `split` is a sentence.
+
+    `data_fingerprint` is the SHA-256 that identifies the data. Figures of the head are None where it was not solved.
+    """
+
+    samples: Count
+    test_samples: Count
+    data_fingerprint: Sha256
+    split: PlainText
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    strategy: Annotated[str, Field(max_length=64, pattern=r"^[a-z][a-z_]*(:[0-9]{1,4})?\z")]
+    l2: Positive | None
+    gradient_norm: NotNegative | None
+    folds: Annotated[int, Field(ge=2, le=10_000)] | None
+    balanced: bool
+
+
+class IntervalRecord(_Record):
+    """An estimate with its 95 % interval, in 0..1, from `n` images."""
+
+    value: Share
+    low: Share
+    high: Share
+    n: Count
+
+
+class ScoreRecord(_Record):
+    """The main figures of `regraft.values.Scores`; None where a figure is undefined."""
+
+    accuracy: IntervalRecord
+    macro_f1: Share | None
+    nll: NotNegative | None
+    ece: Share | None
+    baseline: Share | None
+
+    @classmethod
+    def of(cls, scores: Scores) -> "ScoreRecord":
+        """The record of measured scores; a NaN, which JSON does not have, becomes None."""
+        return cls(
+            accuracy=_interval(scores.accuracy),
+            macro_f1=_defined(scores.macro_f1),
+            nll=_defined(scores.nll),
+            ece=_defined(scores.ece),
+            baseline=_defined(scores.baseline),
+        )
+
+
+def _interval(interval: Interval) -> IntervalRecord:
+    return IntervalRecord(value=float(interval.value), low=float(interval.low), high=float(interval.high), n=int(interval.n))
+
+
+def _defined(figure: float) -> float | None:
+    return float(figure) if math.isfinite(figure) else None
+
+
+class ScoresRecord(_Record):
+    """Scores on the test images and in cross-validation on the training images, where there were any."""
+
+    test: ScoreRecord | None
+    cross_validation: ScoreRecord | None
+
+
+class Config(_Record):
+    """All of a saved model but its tensors. Raises DataUnusable for class names that cannot be saved.
+
+    `classes` are in the order of the logits. `weights_digest` is the SHA-256 of the backbone's original weights.
+    """
+
+    format: Literal["regraft"] = FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+    task: Literal["classification"] = "classification"
+    multi_label: bool
+    classes: Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES), FailFast(), AfterValidator(_checked_classes)]
+    architecture: ArchitectureRecord
+    weights_digest: Sha256
+    features: FeaturesRecord
+    preprocess: PreprocessRecord
+    training: TrainingRecord
+    scores: ScoresRecord
+    versions: Annotated[dict[PackageName, VersionText], Field(max_length=100)]
+
+
+class WeightsFile(_Record):
+    """The file that a config belongs to: its size in bytes and the SHA-256 of all of it."""
+
+    file: Literal["model.safetensors"]
+    bytes: Annotated[int, Field(ge=10, le=2**40)]
+    sha256: Sha256
+
+
+class SealedConfig(Config):
+    """A config as it stands in the file: bound to its weights, and with the checksum of all the rest."""
+
+    model: WeightsFile
+    checksum: Sha256

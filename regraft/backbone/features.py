@@ -1,0 +1,133 @@
+"""The frozen part of a network as one module: raw pixels in, one row of features out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from regraft.backbone.boundary import FLAT, MAP_LAST, TOKENS, layout_of, prefix_graph
+from regraft.backbone.model import Backbone
+from regraft.data.preprocess import Preprocess
+
+# The pooled maps of the last few stages join the head's own input, while they stay below so many columns:
+# docs/measurements.md#stages
+LATER_STAGES = 5
+MAX_POOLED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns of a row of features come from where. `last` stands first: columns 0 to `last_width`."""
+
+    taps: tuple[str, ...]
+    last_width: int
+    width: int
+
+    def width_of(self, features: str) -> int:
+        """How many leading columns "last" or "stages" takes."""
+        return self.last_width if features == "last" else self.width
+
+
+class Normalise(nn.Module):
+    """uint8 (N, H, W, 3) -> float (N, 3, H, W), as the weights expect."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+        self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
+
+
+def flat(value: Tensor) -> Tensor:
+    """The head's own input as (N, D): a map is averaged over its positions."""
+    return value.flatten(1) if layout_of(value.shape) == FLAT else mean_of(value)
+
+
+def mean_of(value: Tensor) -> Tensor:
+    """(N, C): the mean over the positions of a map or of tokens."""
+    return value.mean(dim=position_dims(value.shape))
+
+
+def position_dims(shape: Sequence[int]) -> tuple[int, ...]:
+    layout = layout_of(shape)
+    return (1,) if layout == TOKENS else (1, 2) if layout == MAP_LAST else (2, 3)
+
+
+def pooled(value: Tensor) -> Tensor:
+    """(N, 3 C): mean, maximum and standard deviation over the positions of a map or of tokens."""
+    dims = position_dims(value.shape)
+    mean = value.mean(dim=dims, keepdim=True)
+    # From the differences, not from E[x^2] - E[x]^2, which cancels in half precision.
+    deviation = (value - mean).square().mean(dim=dims).sqrt()
+    return torch.cat([mean_of(value), value.amax(dim=dims), deviation], dim=1)
+
+
+class Features(nn.Module):
+    """Normalised images (N, 3, H, W) -> features (N, D): the head's input, then each tap's mean, maximum and deviation.
+
+    One pass computes everything; `columns` says what stands where. Everything is frozen and in eval mode.
+    """
+
+    def __init__(self, backbone: Backbone, taps: Sequence[str]) -> None:
+        super().__init__()
+        nodes = [stage.node for stage in backbone.stages if stage.name in set(taps)]
+        self.prefix = prefix_graph(backbone.module, backbone.graph, [backbone.head.input_node, *nodes])
+        first, *rest = probe(self.prefix, backbone.preprocess)
+        last_width = flat(first).shape[1]
+        self.columns = Columns(tuple(taps), last_width, last_width + sum(pooled(value).shape[1] for value in rest))
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, *rest = self.prefix(images)
+        return torch.cat([flat(first), *(pooled(value) for value in rest)], dim=1)
+
+
+def probe(prefix: nn.Module, preprocess: Preprocess) -> tuple[Tensor, ...]:
+    """What a prefix gives for one image of noise."""
+    with torch.inference_mode():
+        image = torch.randn(1, 3, preprocess.height, preprocess.width, generator=torch.Generator().manual_seed(0))
+        return cast(tuple[Tensor, ...], prefix(image))
+
+
+def later_stages(backbone: Backbone) -> tuple[str, ...]:
+    """Names of the stages whose pooled maps join the features: the last few that tell something new.
+
+    Left out: a stage whose mean is the head's own input (the last map of most convolutional networks), and one that the
+    next only passes on. In the order of the network.
+    """
+    nodes = [stage.node for stage in backbone.stages]
+    first, *values = probe(prefix_graph(backbone.module, backbone.graph, [backbone.head.input_node, *nodes]), backbone.preprocess)
+    chosen: list[str] = []
+    seen, width = flat(first), 0
+    for stage, value in reversed(list(zip(backbone.stages, values, strict=True))):
+        columns = pooled(value).shape[1]
+        if width + columns > MAX_POOLED or len(chosen) == LATER_STAGES:
+            break
+        if not _equal(mean_of(value), seen):
+            chosen.insert(0, stage.name)
+            width += columns
+        seen = mean_of(value)
+    return tuple(chosen)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-4, atol=1e-5))
+
+
+class FromPixels(nn.Module):
+    """Raw pixels (N, H, W, 3) uint8 -> what `inner` makes of the normalised images."""
+
+    def __init__(self, inner: nn.Module, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.normalise, self.inner = Normalise(preprocess), inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.inner(self.normalise(images)))

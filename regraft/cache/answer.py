@@ -1,0 +1,55 @@
+"""Images through a whole network, head included, without keeping anything."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from regraft.backbone.features import FromPixels
+from regraft.cache.engines import Engine, Network, OpenVinoEngine, TorchEngine, pick_device
+from regraft.cache.stream import load_images, run_images
+from regraft.data.preprocess import Preprocess
+from regraft.progress import Progress, Silent
+from regraft.values import Rejected
+
+# Setting OpenVINO up takes seconds; fewer images than this are answered sooner without: docs/measurements.md#engines
+MANY = 400
+
+
+def logits_of(
+    paths: Sequence[tuple[Path, str]],
+    module: nn.Module,
+    preprocess: Preprocess,
+    *,
+    device: str = "auto",
+    progress: Progress = Silent(),
+) -> Iterator[NDArray[np.float32] | Rejected]:
+    """For each (path, name) its logits (K,), or why there are none, in order.
+
+    `module` maps normalised images to logits. Always in fp32: an image gets the same answer alone and among ten thousand
+    others, up to rounding (1e-5 in probability).
+    """
+    network = FromPixels(module, preprocess).eval()
+    images = load_images(paths, preprocess)
+    with progress.task("images", len(paths), "image") as task:
+        for item in run_images(images, lambda: _full_precision(network, preprocess, device, len(paths))):
+            task.advance()
+            if isinstance(item, Rejected):
+                yield item
+            else:
+                assert item.features is not None, "nothing is known beforehand here"
+                yield item.features
+
+
+def _full_precision(network: FromPixels, preprocess: Preprocess, device: str, images: int) -> Engine:
+    where = pick_device(device)
+    if where == "cpu" and images >= MANY:
+        shape = (1, preprocess.height, preprocess.width, 3)
+        try:
+            return OpenVinoEngine(Network(network, "", None), np.zeros(shape, np.uint8), "fp32")
+        except Exception:  # not installed, or unable to run this network: slower is better than not at all
+            pass
+    return TorchEngine(network, device=where, dtype=torch.float32)

@@ -1,0 +1,165 @@
+"""Which engine runs the frozen part: measured on a few of the user's own images, remembered for this machine and network."""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from regraft.cache.engines import Candidate, Engine, Network, Pixels, candidates
+from regraft.cache.stream import BATCH, Loaded, load_images
+from regraft.data.preprocess import Preprocess
+from regraft.progress import Progress
+from regraft.values import EngineTiming, Sample
+
+# Below this mean cosine with fp32 an engine's features are not the same features.
+AGREES = 0.999
+# A pass shorter than this, in seconds, is over before another engine is set up.
+NOT_WORTH_IT = 3.0
+_BATCHES_TIMED = 4
+# Images that the engines are measured on, spread over the data.
+_SAMPLE = 16
+# A choice made for so many times fewer images, with engines left out, is made again.
+_OUTGROWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The engine to use, made when first needed; `ready` are the images already decoded to measure it."""
+
+    name: str
+    make: Callable[[], Engine]
+    timings: tuple[EngineTiming, ...]
+    ready: Mapping[Path, Loaded]
+
+
+def choose_engine(
+    network: Network, samples: Sequence[Sample], preprocess: Preprocess, device: str, progress: Progress
+) -> Chosen:
+    """The remembered engine of this machine and network, or the outcome of a measurement on a few of the images."""
+    shape = (_SAMPLE, preprocess.height, preprocess.width, 3)
+    path = _memory(network, device)
+    kept = recall(path) if path else None
+    if kept is not None and not (_left_some_out(kept[1], network, device) and len(samples) > _OUTGROWN * kept[0]):
+        name = next(timing.name for timing in kept[1] if timing.chosen)
+        for candidate in candidates(network, device, np.zeros(shape, np.uint8)):
+            if candidate.name == name:
+                progress.note(f"engine: {name} (measured earlier on this machine)")
+                return Chosen(name, candidate.make, kept[1], {})
+    spread = [samples[i] for i in np.linspace(0, len(samples) - 1, min(len(samples), _SAMPLE)).astype(int)]
+    ready = {
+        sample.path: item
+        for sample, item in zip(spread, load_images([(s.path, s.name) for s in spread], preprocess), strict=True)
+        if isinstance(item, Loaded)
+    }
+    pixels = [item.pixels for item in ready.values() if item.pixels is not None] or [np.zeros(shape[1:], np.uint8)]
+    timings, engine = measure(network, np.stack(pixels), images=len(samples), device=device)
+    progress.note("engines measured: " + "; ".join(describe(timing) for timing in timings))
+    if path:
+        remember(timings, len(samples), path)
+    return Chosen(engine.name, lambda: engine, timings, ready)
+
+
+def describe(timing: EngineTiming) -> str:
+    """One measurement in a few words."""
+    if timing.note:
+        return f"{timing.name} {timing.note} (mean cosine {timing.cosine:.4f})"
+    return f"{timing.name} {timing.images_per_s:.0f} images/s{' (chosen)' if timing.chosen else ''}"
+
+
+def _memory(network: Network, device: str) -> Path | None:
+    if network.folder is None:
+        return None
+    key = hashlib.sha256(f"{network.digest} {machine_key(device)}".encode()).hexdigest()[:24]
+    return network.folder / "engines" / f"{key}.json"
+
+
+def _left_some_out(timings: Sequence[EngineTiming], network: Network, device: str) -> bool:
+    return len(timings) < len(candidates(network, device, np.zeros((1, 1, 1, 3), np.uint8)))
+
+
+def machine_key(device: str) -> str:
+    """What a measurement depends on beside the network: versions, processor, threads, device."""
+    versions = {name: _version(name) for name in ("torch", "openvino")}
+    capability = torch.backends.cpu.get_cpu_capability()
+    return json.dumps([versions, capability, platform.machine(), torch.get_num_threads(), device])
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def measure(network: Network, sample: Pixels, *, images: int, device: str) -> tuple[tuple[EngineTiming, ...], Engine]:
+    """Time every engine worth trying on `sample` (n, H, W, 3); the fastest whose features agree with fp32, and all timings.
+
+    `images` is how many are to come: an engine that is slow to make is left out where the others would be through before it is ready.
+    """
+    timed: list[tuple[EngineTiming, Engine]] = []
+    reference_ND = None
+    for candidate in candidates(network, device, sample):
+        rate = max((timing.images_per_s for timing, _ in timed), default=0.0)
+        if candidate.slow_to_make and images < rate * NOT_WORTH_IT:
+            continue
+        found = _time(candidate, sample, reference_ND)
+        if reference_ND is None:
+            reference_ND = found[2]
+        timed.append(found[:2])
+    best = max((item for item in timed if item[0].cosine >= AGREES), key=lambda item: item[0].images_per_s)
+    return tuple(replace(timing, chosen=timing is best[0]) for timing, _ in timed), best[1]
+
+
+def _time(
+    candidate: Candidate, sample: Pixels, reference_ND: NDArray[np.float32] | None
+) -> tuple[EngineTiming, Engine, NDArray[np.float32]]:
+    start = time.perf_counter()
+    engine = candidate.make()
+    # In batches of the size that is timed: engines compile their kernels for each size when they first meet it.
+    batches = [sample[i : i + BATCH] for i in range(0, len(sample), BATCH)]
+    rows_ND = np.concatenate(list(engine.stream(iter(batches))))
+    set_up = time.perf_counter() - start
+    cosine = 1.0 if reference_ND is None else mean_cosine(rows_ND, reference_ND)
+    rate = 0.0
+    if cosine >= AGREES:
+        start = time.perf_counter()
+        count = sum(len(rows) for rows in engine.stream(iter(batches[:1] * _BATCHES_TIMED)))
+        rate = count / (time.perf_counter() - start)
+    note = "" if cosine >= AGREES else "not used: its features differ from fp32's"
+    timing = EngineTiming(name=candidate.name, images_per_s=rate, cosine=cosine, setup_s=set_up, chosen=False, note=note)
+    return timing, engine, rows_ND
+
+
+def mean_cosine(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> float:
+    """Mean over rows of the cosine between two sets of features (N, D)."""
+    norms = np.linalg.norm(a_ND, axis=1) * np.linalg.norm(b_ND, axis=1)
+    return float(np.mean(np.sum(a_ND.astype(np.float64) * b_ND, axis=1) / np.maximum(norms, 1e-12)))
+
+
+def remember(timings: tuple[EngineTiming, ...], images: int, path: Path) -> None:
+    """Keep a measurement made for `images` images; failing to is no error."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"images": images, "timings": [asdict(timing) for timing in timings]}))
+        temporary.replace(path)
+
+
+def recall(path: Path) -> tuple[int, tuple[EngineTiming, ...]] | None:
+    """An earlier measurement: for how many images, and the timings."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        kept = json.loads(path.read_text())
+        timings = tuple(EngineTiming(**timing) for timing in kept["timings"])
+        if sum(timing.chosen for timing in timings) == 1:
+            return int(kept["images"]), timings
+    return None

@@ -1,0 +1,176 @@
+"""Ways to run the frozen part: eager torch in several precisions, OpenVINO, an accelerator. The fastest that agrees is used."""
+
+import contextlib
+import copy
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+Pixels = NDArray[np.uint8]
+Rows = NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """Runs pixels (N, H, W, 3) uint8 through a module; `stream` keeps several batches under way and answers in order."""
+
+    name: str
+
+    def stream(self, batches: Iterator[Pixels]) -> Iterator[Rows]: ...
+
+
+def torch_name(device: str, dtype: torch.dtype) -> str:
+    return f"torch {device} {'fp32' if dtype == torch.float32 else str(dtype).removeprefix('torch.')}"
+
+
+def openvino_name(precision: str) -> str:
+    return f"openvino {precision}"
+
+
+class TorchEngine:
+    """Eager torch on one device; `dtype` other than float32 means autocast."""
+
+    def __init__(self, module: nn.Module, *, device: str, dtype: torch.dtype, channels_last: bool = True) -> None:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.module = module.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # memory_format is missing there
+        self.device, self.dtype = device, dtype
+        self.name = torch_name(device, dtype)
+
+    def stream(self, batches: Iterator[Pixels]) -> Iterator[Rows]:
+        for pixels in batches:
+            yield self.run(pixels)
+
+    def run(self, pixels: Pixels) -> Rows:
+        with torch.inference_mode(), torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
+            images = torch.from_numpy(pixels).to(self.device)
+            return cast(Rows, self.module(images).float().cpu().numpy())
+
+
+class OpenVinoEngine:
+    """OpenVINO on the processor with two batches under way; the converted network is kept in `folder`."""
+
+    def __init__(self, network: "Network", sample: Pixels, precision: str) -> None:
+        import openvino
+
+        self.name = openvino_name(precision)
+        core = openvino.Core()
+        model = _converted(core, network, sample)
+        model.reshape([-1, *sample.shape[1:]])
+        # Throughput mode gives each of the processor's streams its own batch; measured in docs/measurements.md#engines
+        options = {"INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision), "PERFORMANCE_HINT": "THROUGHPUT"}
+        self._compiled = core.compile_model(model, "CPU", options)
+        self._queue_size = max(2, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
+
+    def stream(self, batches: Iterator[Pixels]) -> Iterator[Rows]:
+        requests = [self._compiled.create_infer_request() for _ in range(self._queue_size)]
+        under_way: list[tuple[int, Pixels]] = []
+        for number, pixels in enumerate(batches):
+            slot = number % len(requests)
+            if len(under_way) == len(requests):
+                yield self._finish(requests[under_way.pop(0)[0]])
+            requests[slot].start_async({0: pixels}, share_inputs=True)
+            # share_inputs: the request reads this array in place, so it must live until the answer is there.
+            under_way.append((slot, pixels))
+        for slot, _ in under_way:
+            yield self._finish(requests[slot])
+
+    @staticmethod
+    def _finish(request: Any) -> Rows:
+        request.wait()
+        return np.array(request.get_output_tensor().data, np.float32)
+
+
+def _converted(core: Any, network: "Network", sample: Pixels) -> Any:
+    """The network as OpenVINO holds it, from the cache folder if it was converted before by the same version."""
+    import openvino
+
+    name = hashlib.sha256(f"{network.digest} {openvino.__version__} {sample.shape[1:]}".encode()).hexdigest()[:24]
+    path = network.folder / "engines" / f"{name}.xml" if network.folder else None
+    if path is not None and path.with_suffix(".bin").exists():
+        with contextlib.suppress(RuntimeError):  # a damaged file is converted again
+            return core.read_model(path)
+    with warnings.catch_warnings():
+        # The tracer warns of every shape that becomes a constant; shapes are constant here on purpose.
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(network.module, example_input=torch.from_numpy(sample))
+    if path is not None:
+        _save_whole(model, path)
+    return model
+
+
+def _save_whole(model: Any, path: Path) -> None:
+    """Write under another name first: a crash must not leave half a network. Without space there is just no copy."""
+    import openvino
+
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.xml")
+    with contextlib.suppress(OSError, RuntimeError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        openvino.save_model(model, temporary, compress_to_fp16=False)
+        temporary.replace(path)
+        temporary.with_suffix(".bin").replace(path.with_suffix(".bin"))
+
+
+def has_fast_bf16() -> bool:
+    """Whether the processor has bf16 instructions; without them bf16 is slower than fp32."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability.startswith("AVX512"):
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return bool(getattr(torch.cpu, "_is_arm_bf16_supported", lambda: False)())
+
+
+def pick_device(device: str) -> str:
+    """"auto" -> "cuda", "mps" or "cpu", whichever is there."""
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An engine that this machine could use. `slow_to_make`: only worth trying for many images."""
+
+    name: str
+    make: Callable[[], Engine]
+    slow_to_make: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What an engine is made from: the module (raw pixels to rows), its digest, and the cache folder for converted copies."""
+
+    module: nn.Module
+    digest: str
+    folder: Path | None
+
+
+def candidates(network: Network, device: str, sample: Pixels) -> list[Candidate]:
+    """Every engine of this machine, the reference (eager fp32) first."""
+
+    def torch_engine(where: str, dtype: torch.dtype) -> Candidate:
+        # Engines move and relay out their module, so each gets its own.
+        make = lambda: TorchEngine(copy.deepcopy(network.module), device=where, dtype=dtype)  # noqa: E731
+        return Candidate(torch_name(where, dtype), make)
+
+    def openvino_engine(precision: str) -> Candidate:
+        return Candidate(openvino_name(precision), lambda: OpenVinoEngine(network, sample, precision), slow_to_make=True)
+
+    if device != "cpu":
+        half = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+        return [torch_engine(device, torch.float32), torch_engine(device, half)]
+    fast_bf16 = has_fast_bf16()
+    found = [torch_engine("cpu", torch.float32)]
+    found += [torch_engine("cpu", torch.bfloat16)] * fast_bf16
+    if find_spec("openvino"):
+        found += [openvino_engine(precision) for precision in ("bf16", "fp32")[not fast_bf16 :]]
+    return found

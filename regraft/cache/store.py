@@ -1,0 +1,208 @@
+"""Rows of features on disk, found by the content of the image and of everything that made them.
+
+A cache folder holds one table per key. The key is the digest of the weights, the preprocessing, the taps, the engine with
+its precision and this format's version; inside a table, an image is found by the SHA-256 of its own bytes. A table is
+`rows.f32` (appended float32 rows, row-major) and `index.sqlite` (digest -> row, CRC-32 of the row), so that a crash or two
+processes at once can leave unused bytes behind, never a wrong hit.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from regraft.errors import OutOfSpace
+
+FORMAT = 1
+_TABLE, _ROWS, _INDEX = "table.json", "rows.f32", "index.sqlite"
+_READ_BYTES = 64 << 20
+
+
+def default_folder() -> Path:
+    """The user's cache folder, or $REGRAFT_CACHE."""
+    chosen = os.environ.get("REGRAFT_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("regraft", appauthor=False))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableInfo:
+    """One table of the cache, for people: rows, bytes on disk and what made them."""
+
+    name: str
+    rows: int
+    bytes: int
+    description: str
+
+
+class FeatureRows:
+    """Chosen rows of a table as an (N, D) float32 matrix that stays on disk: `rows[a:b]` and `rows[indices]` read.
+
+    Plain reads rather than a memory map: mapped pages would count as this process's memory.
+    """
+
+    dtype = np.dtype(np.float32)
+    ndim = 2
+
+    def __init__(self, path: Path, rows_N: NDArray[np.int64], stored_width: int, width: int | None = None) -> None:
+        self._path, self._rows, self._stored = path, rows_N, stored_width
+        self.shape = (len(rows_N), width or stored_width)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def size(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    def leading(self, width: int) -> "FeatureRows":
+        """The same rows, first `width` columns only."""
+        return FeatureRows(self._path, self._rows, self._stored, width)
+
+    def take(self, indices: NDArray[np.int64]) -> "FeatureRows":
+        """A selection of the rows, not read yet."""
+        return FeatureRows(self._path, self._rows[indices], self._stored, self.shape[1])
+
+    def __getitem__(self, key: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        rows = self._rows[key]
+        out = np.empty((len(rows), self.shape[1]), np.float32)
+        with self._path.open("rb") as file:
+            for start, stop in _runs(rows, max(1, _READ_BYTES // (4 * self._stored))):
+                block = os.pread(file.fileno(), 4 * self._stored * (stop - start), 4 * self._stored * int(rows[start]))
+                out[start:stop] = np.frombuffer(block, np.float32).reshape(-1, self._stored)[:, : self.shape[1]]
+        return out
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.float32]:
+        return self[:]
+
+
+def _runs(rows_N: NDArray[np.int64], longest: int) -> Iterator[tuple[int, int]]:
+    """Positions [start, stop) whose rows follow one another on disk."""
+    breaks = np.flatnonzero(np.diff(rows_N) != 1) + 1
+    for start, stop in zip([0, *breaks], [*breaks, len(rows_N)], strict=True):
+        for first in range(start, stop, longest):
+            yield first, min(stop, first + longest)
+
+
+class Table:
+    """One open table. Several processes may have it open; every method leaves it whole."""
+
+    def __init__(self, folder: Path, width: int) -> None:
+        self.folder, self.width = folder, width
+        self._index = sqlite3.connect(folder / _INDEX, timeout=60, isolation_level=None, check_same_thread=False)
+        self._index.execute("PRAGMA synchronous=NORMAL")
+        self._index.execute("CREATE TABLE IF NOT EXISTS rows(digest BLOB PRIMARY KEY, row INTEGER, crc INTEGER) WITHOUT ROWID")
+
+    @classmethod
+    def open(cls, cache: Path, key: Mapping[str, object], width: int) -> "Table":
+        """The table of `key`, made if there is none. `key` holds JSON values; all of them count."""
+        text = json.dumps({**key, "format": FORMAT, "width": width}, sort_keys=True)
+        folder = cache / "features" / hashlib.sha256(text.encode()).hexdigest()[:24]
+        with _saying_out_of_space(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / _TABLE).exists():
+                (folder / _TABLE).write_text(text)
+            return cls(folder, width)
+
+    def close(self) -> None:
+        self._index.close()
+
+    def lookup(self) -> dict[bytes, int]:
+        """Digest -> row of everything in the table. Rows that a crash left unwritten or torn are dropped."""
+        entries = self._index.execute("SELECT digest, row, crc FROM rows ORDER BY row").fetchall()
+        good = self._intact(np.array([row for _, row, _ in entries], np.int64), [crc for _, _, crc in entries])
+        bad = [(digest,) for (digest, _, _), fine in zip(entries, good, strict=True) if not fine]
+        if bad:
+            self._index.executemany("DELETE FROM rows WHERE digest = ?", bad)
+        return {digest: row for (digest, row, _), fine in zip(entries, good, strict=True) if fine}
+
+    def _intact(self, rows_N: NDArray[np.int64], crcs: Sequence[int]) -> list[bool]:
+        path = self.folder / _ROWS
+        whole = path.stat().st_size // (4 * self.width) if path.exists() else 0
+        result = [False] * len(rows_N)
+        readable = np.flatnonzero(rows_N < whole)
+        matrix = FeatureRows(path, rows_N[readable], self.width)
+        step = max(1, _READ_BYTES // (4 * self.width))
+        for start in range(0, len(readable), step):
+            for position, row in zip(readable[start : start + step], matrix[start : start + step], strict=True):
+                result[position] = zlib.crc32(row) == crcs[position]
+        return result
+
+    def append(self, digests: Sequence[bytes], features_ND: NDArray[np.float32]) -> list[int]:
+        """Store rows and return where; an image that another process stored meanwhile keeps that row.
+
+        Raises OutOfSpace when the disk is full; what was stored before stays usable.
+        """
+        features_ND = np.ascontiguousarray(features_ND, np.float32)
+        with _saying_out_of_space(self.folder), self._writing():
+            first = self._index.execute("SELECT COALESCE(MAX(row) + 1, 0) FROM rows").fetchone()[0]
+            with (self.folder / _ROWS).open("ab") as file:
+                file.truncate(4 * self.width * first)
+                file.write(features_ND.data)
+            self._index.executemany(
+                "INSERT OR IGNORE INTO rows VALUES (?, ?, ?)",
+                [(digest, first + i, zlib.crc32(row)) for i, (digest, row) in enumerate(zip(digests, features_ND, strict=True))],
+            )
+        return [self._index.execute("SELECT row FROM rows WHERE digest = ?", (d,)).fetchone()[0] for d in digests]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self._index.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._index.execute("ROLLBACK")
+            raise
+        self._index.execute("COMMIT")
+
+    def rows(self, rows_N: Sequence[int]) -> FeatureRows:
+        """The features at `rows_N`, in that order, still on disk."""
+        return FeatureRows(self.folder / _ROWS, np.asarray(rows_N, np.int64), self.width)
+
+
+@contextmanager
+def _saying_out_of_space(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        raise OutOfSpace(
+            expected=f"to write features under {folder.parent}",
+            got=str(error),
+            fix="free some space (`regraft cache clear`) or choose another folder with --cache",
+        ) from error
+
+
+def list_tables(cache: Path) -> list[TableInfo]:
+    """Every table of a cache folder, largest first."""
+    found = [_describe(path.parent) for path in (cache / "features").glob(f"*/{_TABLE}")]
+    return sorted(found, key=lambda info: (-info.bytes, info.name))
+
+
+def _describe(folder: Path) -> TableInfo:
+    key = json.loads((folder / _TABLE).read_text())
+    with closing(sqlite3.connect(folder / _INDEX, timeout=60)) as index:
+        known = index.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'rows'").fetchone()[0]
+        rows = index.execute("SELECT COUNT(*) FROM rows").fetchone()[0] if known else 0
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    description = f"{key.get('backbone', '?')} {key.get('height', '?')}x{key.get('width_px', '?')} {key.get('engine', '?')}"
+    return TableInfo(name=folder.name, rows=rows, bytes=size, description=description)
+
+
+def clear(cache: Path) -> int:
+    """Remove everything regraft keeps in a cache folder; returns the bytes freed. Other files in it stay."""
+    freed = 0
+    for name in ("features", "engines"):
+        folder = cache / name
+        if folder.is_dir() and not folder.is_symlink():
+            freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            shutil.rmtree(folder)
+    return freed

@@ -1,0 +1,126 @@
+"""Images through a network: decoded on a few threads while the network runs, in order, with bounded memory."""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.cache.engines import Engine
+from regraft.data.decode import load_pixels, read_image
+from regraft.data.preprocess import Preprocess
+from regraft.errors import ImageRejected
+from regraft.values import Rejected
+
+# Small batches stay in the processor's cache: docs/measurements.md#engines
+BATCH = 8
+# Batches decoded ahead of the network; bounds memory, and keeps the decoding threads busy.
+AHEAD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One image read: its digest, and its pixels unless they were `known`."""
+
+    digest: bytes
+    pixels: NDArray[np.uint8] | None
+
+
+def decoding_threads() -> int:
+    """One per processor: decoding is work for the processor, not waiting."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_image(path: Path, name: str, preprocess: Preprocess, known: Container[bytes]) -> Loaded | Rejected:
+    """Read one file once; decode it unless its content is known."""
+    try:
+        data = read_image(path, name)
+        digest = hashlib.sha256(data).digest()
+        return Loaded(digest, None if digest in known else load_pixels(data, preprocess, name))
+    except ImageRejected as error:
+        return Rejected(path=path, name=name, code=error.code, reason=error.got.removeprefix(f"{name}: "))
+
+
+def load_images(
+    items: Iterable[tuple[Path, str]],
+    preprocess: Preprocess,
+    known: Container[bytes] = (),
+    ready: Mapping[Path, Loaded] = MappingProxyType({}),
+) -> Iterator[Loaded | Rejected]:
+    """Every image in order, decoded on threads, a bounded number ahead of whoever asks. Those in `ready` are not read again."""
+
+    def load(item: tuple[Path, str]) -> Loaded | Rejected:
+        return ready.get(item[0]) or load_image(*item, preprocess, known)
+
+    waiting: deque[Future[Loaded | Rejected]] = deque()
+    source = iter(items)
+    with ThreadPoolExecutor(decoding_threads(), thread_name_prefix="decode") as pool:
+        try:
+            waiting.extend(pool.submit(load, item) for item in islice(source, BATCH * AHEAD))
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(load, item) for item in islice(source, 1))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The features of one image (D,), and its digest; `features` is None for a known image."""
+
+    digest: bytes
+    features: NDArray[np.float32] | None
+
+
+def run_images(images: Iterable[Loaded | Rejected], engine: Callable[[], Engine]) -> Iterator[Row | Rejected]:
+    """What the network makes of each image, in order. `engine` is called when the first image needs it."""
+    order: deque[Loaded | Rejected] = deque()
+    batches = _batches(images, order)
+    first = next(batches, None)
+    if first is None:
+        yield from (_without_features(item) for item in order)
+        return
+    with closing(_chained(first, batches)) as stream:
+        for rows_ND in engine().stream(stream):
+            row_iter = iter(rows_ND)
+            row = next(row_iter, None)
+            while order and row is not None:
+                item = order.popleft()
+                if isinstance(item, Loaded) and item.pixels is not None:
+                    yield Row(item.digest, row)
+                    row = next(row_iter, None)
+                else:
+                    yield _without_features(item)
+    yield from (_without_features(item) for item in order)
+
+
+def _chained(first: NDArray[np.uint8], rest: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    yield first
+    yield from rest
+
+
+def _without_features(item: Loaded | Rejected) -> Row | Rejected:
+    return item if isinstance(item, Rejected) else Row(item.digest, None)
+
+
+def _batches(images: Iterable[Loaded | Rejected], order: deque[Loaded | Rejected]) -> Iterator[NDArray[np.uint8]]:
+    """Batches of pixels (N, H, W, 3); every image, with pixels or without, is noted in `order`."""
+    batch: list[NDArray[np.uint8]] = []
+    for item in images:
+        if isinstance(item, Loaded) and item.pixels is not None:
+            batch.append(item.pixels)
+        order.append(item)
+        if len(batch) == BATCH:
+            yield np.stack(batch)
+            batch = []
+    if batch:
+        yield np.stack(batch)

@@ -1,0 +1,47 @@
+"""All commands in one place. What a command needs is imported when it runs, so that --help starts at once."""
+
+from typing import Annotated
+
+import typer
+
+from regraft.cli import cache, doctor, evaluate, fit, predict
+
+app = typer.Typer(
+    name="regraft",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain text: rich would double the time of --help.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"regraft {version('regraft')}")
+        raise typer.Exit
+
+
+@app.callback()
+def regraft(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and leave.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error. Works after any command, too.")
+    ] = False,
+) -> None:
+    """Transfer learning: a folder of labelled images in, a classifier you can trust out.
+
+    Results go to standard output, everything else to standard error.
+    """
+
+
+app.command("fit")(fit.fit)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.add_typer(cache.app, name="cache")
+app.command("doctor")(doctor.doctor)

@@ -1,0 +1,35 @@
+"""regraft evaluate: how good a run is on other labelled images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regraft.cli.options import DeviceOption, JsonOption, LabelColumn, PathColumn, SkipBad, SplitColumn
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="Folder of a run, such as runs/photos.", show_default=False)],
+    data: Annotated[Path, typer.Argument(help="Folder of class folders, or a CSV or Parquet table.", show_default=False)],
+    device: DeviceOption = "auto",
+    path_column: PathColumn = "path",
+    label_column: LabelColumn = "label",
+    split_column: SplitColumn = "split",
+    skip_bad: SkipBad = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a run on other labelled images.
+
+    Classes are matched by name. Data with a test part is scored on that part.
+    """
+    from regraft.cli import show
+    from regraft.cli.options import open_run
+    from regraft.cli.watch import watcher
+    from regraft.recipe import Data
+
+    chosen = Data(path=data, path_column=path_column, label_column=label_column, split_column=split_column, skip_bad=skip_bad)
+    watch = watcher()
+    evaluation = open_run(run).evaluate(chosen, device=device, progress=watch)
+    for line in (*evaluation.notes, *show.rejected_lines(evaluation.rejected)):
+        watch.note(line)
+    show.print_json(show.evaluate_fields(evaluation)) if as_json else show.print_evaluation(evaluation)

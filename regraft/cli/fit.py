@@ -1,0 +1,95 @@
+"""regraft fit: images in, a run folder out."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regraft.cli.options import CacheOption, DeviceOption, JsonOption, LabelColumn, PathColumn, SkipBad, SplitColumn
+from regraft.recipe import DEFAULT_BACKBONE, Balance, Features
+
+
+def fit(
+    context: typer.Context,
+    data: Annotated[Path, typer.Argument(help="Folder of class folders, or a CSV or Parquet table.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the run; runs/NAME by default, runs/NAME-2 where that is taken.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")] = False,
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="Pretrained network: efficientnet_lite0, 1 or 2, timm:NAME or torchvision:NAME.")
+    ] = DEFAULT_BACKBONE,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Local file of weights for the backbone, in place of the published ones.")
+    ] = None,
+    strategy: Annotated[
+        str, typer.Option("--strategy", help="What is trained. head: a linear head on frozen features, at its optimum.")
+    ] = "head",
+    features: Annotated[
+        Features, typer.Option("--features", help="Last layer only, later stages too, or whichever cross-validates better.")
+    ] = "auto",
+    balance: Annotated[Balance, typer.Option("--balance", help="auto: rare classes count as much as frequent ones.")] = "none",
+    test: Annotated[
+        str, typer.Option("--test", help="Folder or table to score on; none for cross-validation only; auto holds images out.")
+    ] = "auto",
+    test_share: Annotated[float, typer.Option("--test-share", help="Share of the images that auto holds out.")] = 0.2,
+    size: Annotated[
+        int | None, typer.Option("--size", help="Side of the network's input in pixels; what it was trained with by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed holds out other images.")] = 0,
+    device: DeviceOption = "auto",
+    cache: CacheOption = None,
+    group: Annotated[
+        str | None, typer.Option("--group", help="Column of a table; its groups (patients, videos) are never split apart.")
+    ] = None,
+    group_pattern: Annotated[
+        str | None,
+        typer.Option("--group-pattern", help="Regular expression whose first parenthesis in an image's path is its group."),
+    ] = None,
+    path_column: PathColumn = "path",
+    label_column: LabelColumn = "label",
+    split_column: SplitColumn = "split",
+    skip_bad: SkipBad = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a classifier to labelled images and say how good it is.
+
+    Writes model.safetensors, config.json, predictions.parquet and report.html to the run folder.
+    """
+    from regraft.cli import show
+    from regraft.cli.watch import watcher
+    from regraft.place import place_run
+    from regraft.recipe import Data, Head, Recipe, one_of
+
+    one_of("--strategy", strategy, ("head",))
+    recipe = Recipe(
+        data=Data(
+            path=data,
+            test=test if test in ("auto", "none") else Path(test),
+            test_share=test_share,
+            path_column=path_column,
+            label_column=label_column,
+            split_column=split_column,
+            group_column=group,
+            group_pattern=group_pattern,
+            skip_bad=skip_bad,
+        ),
+        backbone=backbone,
+        weights=weights,
+        strategy=Head(features=features, balance=balance),
+        size=size,
+        seed=seed,
+        device=device,
+        cache=cache,
+    )
+    place = place_run(data, out, overwrite=overwrite)
+    watch = watcher()
+    if place.note:
+        watch.note(place.note)
+    # torch takes seconds to import: what can be wrong with the options has been said before.
+    from regraft.pipeline import fit as run_pipeline
+
+    fitted = run_pipeline(recipe, place.folder, command=shlex.join(["regraft", *context.obj]), progress=watch)
+    assert fitted.summary is not None
+    show.print_json(show.fit_fields(fitted.summary)) if as_json else show.print_fit(fitted.summary)

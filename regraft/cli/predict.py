@@ -1,0 +1,152 @@
+"""regraft predict: one row per image, in order, whatever happens to any of them."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from regraft.cli.options import DeviceOption
+
+if TYPE_CHECKING:
+    from regraft.fitted import Fitted
+    from regraft.inputs import Inputs
+    from regraft.row_file import Kept, RowKind, Target
+    from regraft.rows import RowWriter
+
+# How far figures of the same model may be apart: another machine, engine or precision.
+_SAME_WITHIN = 0.02
+
+
+def predict(
+    model: Annotated[
+        str, typer.Argument(help="Folder of a run, or a backbone such as efficientnet_lite0.", show_default=False)
+    ],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Images, folders, patterns; - reads paths from standard input.", metavar="FILE...", show_default=False
+        ),
+    ],
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many classes to name for each image.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines, one per image.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV, one line per image.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the rows to this file: .csv, .jsonl or .parquet.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the file of a run that was cut short.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    null: Annotated[
+        bool, typer.Option("--null", help="Paths on standard input end with NUL, as find -print0 writes them.")
+    ] = False,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Local file of weights, where a backbone is asked.", show_default=False)
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Say what is on images, with probabilities.
+
+    Every input gets its row. Those that cannot be used have the status failed and the reason; the exit code is then 5.
+    """
+    from regraft.cli.options import open_model
+    from regraft.errors import UsageError
+    from regraft.inputs import STANDARD_INPUT, expand_inputs
+    from regraft.row_file import check_target, choose_target
+
+    if as_json and as_csv:
+        raise UsageError(expected="--json or --csv", got="both", fix="leave one out")
+    kind: RowKind | None = "csv" if as_csv else "jsonl" if as_json else None
+    target = choose_target(out, kind) if out else None
+    if target:
+        check_target(target, resume=resume, overwrite=overwrite)
+    elif resume or overwrite:
+        raise UsageError(expected="--out with --resume or --overwrite", got="none", fix="name the file: --out predictions.csv")
+    listed = sys.stdin.buffer if STANDARD_INPUT in files else None
+    inputs = expand_inputs(files, listed=listed, null=null)
+    fitted = open_model(model, weights)
+    failed, total = (
+        _to_file(fitted, inputs, target, top_k, resume, device) if target else _to_stdout(fitted, inputs, kind, top_k, device)
+    )
+    _say_failures(failed, total)
+
+
+def _to_stdout(fitted: "Fitted", inputs: "Inputs", kind: "RowKind | None", top_k: int, device: DeviceOption) -> tuple[int, int]:
+    """Rows on standard output as they come; how many failed, of how many."""
+    from regraft.cli.lines import PredictionLines
+    from regraft.cli.watch import watcher
+    from regraft.rows import CsvRows, JsonRows
+
+    columns = min(top_k, len(fitted.classes))
+    form: RowWriter = JsonRows() if kind == "jsonl" else CsvRows(columns)
+    if kind is None:
+        form = PredictionLines(fitted.classes, columns)
+    # Rows and bars would overwrite each other on a terminal.
+    watch = watcher(bars=not sys.stdout.isatty())
+    for note in (*inputs.notes, *fitted.notes):
+        watch.note(note)
+    sys.stdout.flush()
+    write, flush = sys.stdout.buffer.write, sys.stdout.buffer.flush
+    failed = total = 0
+    if form.header:
+        write(form.header)
+    for prediction in fitted.iter_predict(inputs.paths, top_k=columns, device=device, progress=watch):
+        write(form.encode(prediction))
+        flush()
+        total += 1
+        failed += prediction.status == "failed"
+    return failed, total
+
+
+def _to_file(
+    fitted: "Fitted", inputs: "Inputs", target: "Target", top_k: int, resume: bool, device: DeviceOption
+) -> tuple[int, int]:
+    """Rows to a file, going on with it where asked to; how many failed, of how many."""
+    from regraft.cache.stream import BATCH
+    from regraft.cli.watch import watcher
+    from regraft.row_file import Kept, RowFile, read_kept
+
+    watch, columns = watcher(), min(top_k, len(fitted.classes))
+    for note in (*inputs.notes, *fitted.notes):
+        watch.note(note)
+    kept, paths = read_kept(target, columns, inputs.paths, align=BATCH) if resume else (Kept(), inputs.paths)
+    _check_same_model(fitted, kept, target, columns, device)
+    if kept.rows:
+        watch.note(f"{target.path}: {kept.rows:,} rows are there already{', all of them' if kept.complete else ''}")
+    with RowFile(target, columns, kept) as rows:
+        if not kept.complete:
+            for prediction in fitted.iter_predict(paths, top_k=columns, device=device, progress=watch):
+                rows.write(prediction)
+        rows.finish()
+    watch.note(f"{target.path}: {rows.rows:,} rows, {rows.failed:,} of them failed")
+    return rows.failed, rows.rows
+
+
+def _check_same_model(fitted: "Fitted", kept: "Kept", target: "Target", columns: int, device: DeviceOption) -> None:
+    """Ask one image again. Raises UsageError where another model made the rows that are there."""
+    from regraft.errors import UsageError
+
+    if kept.probe is None:
+        return
+    path, before = kept.probe
+    now = fitted.predict([path], top_k=columns, device=device)[0]
+    figures = dict(now.top)
+    same = now.status == "ok" and all(abs(figures.get(name, 0.0) - value) <= _SAME_WITHIN for name, value in before.top)
+    if not same:
+        raise UsageError(
+            expected=f"{target.path} to hold rows that this model made",
+            got=f"{path}: {_best(before.top)} in the file, {_best(now.top)} now",
+            fix="resume with the model of the first run, or start again with --overwrite",
+        )
+
+
+def _best(top: tuple[tuple[str, float], ...]) -> str:
+    return f"{top[0][0]} {100 * top[0][1]:.1f} %" if top else "no answer"
+
+
+def _say_failures(failed: int, total: int) -> None:
+    from regraft.errors import SomeFailed
+
+    if failed:
+        raise SomeFailed(
+            expected=f"all {total:,} inputs to be images that can be read", got=f"{failed:,} failed", fix="their rows say why"
+        )

@@ -1,0 +1,178 @@
+"""Results for people and for programs."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from regraft.data.names import printable
+
+if TYPE_CHECKING:
+    from regraft.values import ClassScore, Evaluation, Interval, Rejected, RunSummary, Scores
+
+
+def print_json(fields: object) -> None:
+    """One line on standard output; figures that are not defined become null."""
+    print(json.dumps(defined(fields), allow_nan=False))
+
+
+def defined(value: object) -> object:
+    """`value` as JSON can hold it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): defined(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [defined(item) for item in value]
+    return value
+
+
+def print_line(text: str = "") -> None:
+    """One line on standard output, safe for a terminal."""
+    print(printable(text))
+
+
+def _interval(interval: "Interval") -> dict[str, Any]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+
+
+def _figures(scores: "Scores") -> dict[str, Any]:
+    return {
+        "accuracy": _interval(scores.accuracy),
+        "macro_f1": scores.macro_f1,
+        "nll": scores.nll,
+        "ece": scores.ece,
+        "baseline": scores.baseline,
+    }
+
+
+def fit_fields(summary: "RunSummary") -> dict[str, Any]:
+    """What `regraft fit --json` prints; the names are fixed in docs/cli.md."""
+    return {
+        "run": str(summary.run),
+        "backbone": summary.backbone,
+        "strategy": summary.strategy,
+        "features": summary.head.features,
+        "l2": summary.head.l2,
+        "classes": summary.classes,
+        "images": {"train": summary.train, "test": summary.test, "rejected": len(summary.rejected)},
+        "test": _figures(summary.test_scores) if summary.test_scores else None,
+        "cross_validation": _figures(summary.cross_validation),
+        "seconds": {name: round(value, 3) for name, value in summary.seconds.items()},
+        "engine": summary.engine,
+        "cache": {"hits": summary.cache_hits, "misses": summary.cache_misses},
+        "report": str(summary.report) if summary.report else None,
+    }
+
+
+def evaluate_fields(evaluation: "Evaluation") -> dict[str, Any]:
+    """What `regraft evaluate --json` prints; the names are fixed in docs/cli.md."""
+    scores = evaluation.scores
+    return {
+        "n": scores.n,
+        **_figures(scores),
+        "per_class": [_class_fields(item) for item in scores.per_class],
+        "confusion": None if scores.confusion_KK is None else scores.confusion_KK.tolist(),
+        "classes": scores.classes,
+        "rejected": len(evaluation.rejected),
+        "rejected_images": [{"path": str(item.path), "code": item.code, "reason": item.reason} for item in evaluation.rejected],
+    }
+
+
+def _class_fields(item: "ClassScore") -> dict[str, Any]:
+    return {
+        "class": item.name,
+        "precision": item.precision,
+        "recall": item.recall,
+        "f1": item.f1,
+        "support": item.support,
+        "predicted": item.predicted,
+    }
+
+
+def percent(share: float) -> str:
+    """'94.2 %', or 'undefined'."""
+    return f"{100 * share:.1f} %" if math.isfinite(share) else "undefined"
+
+
+def size_text(count: int) -> str:
+    """'12.3 MB', in powers of ten as disks are sold."""
+    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{count:,} bytes" if units[0] == "bytes" else f"{value:.1f} {units[0]}"
+
+
+def interval_text(interval: "Interval") -> str:
+    """'94.2 % (95 % interval 91.0 to 96.3 %)'."""
+    low, high = f"{100 * interval.low:.1f}", f"{100 * interval.high:.1f}"
+    return f"{percent(interval.value)} (95 % interval {low} to {high} %)"
+
+
+def print_fit(summary: "RunSummary") -> None:
+    """The outcome of a fit; the score, the time and the report come last, where the eye is."""
+    cross, test = summary.cross_validation, summary.test_scores
+    steps = ", ".join(f"{name} {value:.1f}" for name, value in summary.seconds.items() if name != "total")
+    rows = [("images", f"{summary.train:,} train, {summary.test:,} test, {len(summary.rejected):,} set aside")]
+    rows += [("features", f"{summary.head.features}, of {summary.backbone} with {summary.engine}")]
+    rows += [("cache", f"{summary.cache_hits:,} images known, {summary.cache_misses:,} new")]
+    rows += [("baseline", f"{percent((test or cross).baseline)} by always naming the largest class")]
+    rows += [("cross-validated", f"{interval_text(cross.accuracy)} on {cross.n:,} training images")]
+    if test:
+        rows += [("accuracy", f"{interval_text(test.accuracy)} on {test.n:,} test images")]
+    rows += [("time", f"{summary.seconds.get('total', 0.0):.1f} s ({steps})")]
+    rows += [("report", str(summary.report or summary.run))]
+    print_pairs(rows)
+
+
+def print_pairs(rows: Sequence[tuple[str, str]]) -> None:
+    """Names and values in two columns."""
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print_line(f"{name:<{width}}  {value}")
+
+
+def print_evaluation(evaluation: "Evaluation") -> None:
+    """The scores of an evaluation: each class, then the whole."""
+    scores = evaluation.scores
+    print_table(
+        ("class", "precision", "recall", "F1", "images", "predicted"),
+        [
+            (c.name, percent(c.precision), percent(c.recall), percent(c.f1), f"{c.support:,}", f"{c.predicted:,}")
+            for c in scores.per_class
+        ],
+    )
+    print_line()
+    print_pairs(
+        [
+            ("baseline", f"{percent(scores.baseline)} by always naming the largest class"),
+            ("macro F1", percent(scores.macro_f1)),
+            ("neg. log-likelihood", f"{scores.nll:.3f}"),
+            ("calibration error", percent(scores.ece)),
+            ("accuracy", f"{interval_text(scores.accuracy)} on {scores.n:,} images"),
+        ]
+    )
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on standard output: the first column as text, the others as numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
+    for row in rows:
+        # Text, not str: a class may be called "[bold]".
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console = Console(file=sys.stdout, highlight=False, markup=False)
+    console.print(table)
+
+
+def rejected_lines(rejected: Sequence["Rejected"], limit: int = 20) -> list[str]:
+    """The images set aside, with the reasons."""
+    lines = [f"set aside: {item.name}: {item.reason}" for item in rejected[:limit]]
+    return [*lines, f"and {len(rejected) - limit:,} more"] if len(rejected) > limit else lines

@@ -1,0 +1,277 @@
+"""The only place that opens an image: bytes in, upright 8-bit pixels out, or `ImageRejected`.
+
+Formats by content (JPEG, PNG, WebP, BMP, GIF, TIFF), the first frame only, EXIF orientation applied, transparency on a declared
+background, deep and odd colour by the table in `colour`. Sizes are checked before anything is decoded, incomplete files
+are refused. An image may be as small as 1 x 1.
+
+Safe to call from many threads; Pillow's decoders, resizing and colour conversion release the interpreter's lock.
+What this cannot do is survive a decoder that crashes or hangs: that needs a process of its own.
+"""
+
+import io
+import logging
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from regraft.data.colour import Background, to_rgb_or_grey
+from regraft.data.container import Header, Problem, Reader, check_size, damaged, in_memory, inspect, truncated
+from regraft.data.png import check_checksums, check_rows
+from regraft.data.preprocess import Preprocess, to_input_size
+from regraft.errors import ImageRejected
+from regraft.values import Rejected
+
+# The limit on pixels allows 256 MB of them uncompressed; twice that leaves room for 16 bits and alpha.
+MAX_FILE_BYTES = 512 * 2**20
+# Small files are read whole and then inspected; large ones are inspected first, so that a bomb never reaches memory.
+READ_FIRST = 2**20
+
+# Classes, not Image.open: that warns about sizes that `container` judges, and takes two-picture JPEGs for another format (MPO).
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow reports odd metadata through `warnings` and `logging`. A `catch_warnings` block per image is not safe with threads, so
+# both are told once, for these modules alone; what matters to a person is in `Decoded.notes` or in the rejection.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Tiff|Png|Jpeg)ImagePlugin$")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """One upright image.
+
+    `pixels` has mode "RGB", or "L" when the image is grey. `size_on_disk` is (width, height) before any reduced-scale decoding
+    and after orientation. `notes` say what was ignored, such as an unusable colour profile.
+    """
+
+    pixels: Image.Image
+    size_on_disk: tuple[int, int]
+    format: str
+    notes: tuple[str, ...] = ()
+
+
+def load_pixels(source: Path | bytes, preprocess: Preprocess, name: str = "") -> NDArray[np.uint8]:
+    """Decode one image and bring it to the input size: (height, width, 3) uint8. Raises ImageRejected."""
+    decoded = decode_image(source, background=preprocess.background, smallest_side=preprocess.smallest_useful_side(), name=name)
+    try:
+        return to_input_size(decoded.pixels, preprocess)
+    except Exception as error:
+        _reject(source, name, Problem("damaged", expected="an image that can be resized", got=_say(error)))
+
+
+def decode_image(
+    source: Path | bytes, *, background: Background = (255, 255, 255), smallest_side: int | None = None, name: str = ""
+) -> Decoded:
+    """Decode a file or its bytes. `name` stands for the image in messages; the path does when it is empty.
+
+    With `smallest_side`, JPEGs are decoded at 1/2, 1/4 or 1/8 scale as long as the shorter side keeps that many pixels.
+    Raises ImageRejected, and nothing else, for whatever cannot be used; its `code` is one of "missing", "unreadable",
+    "not_a_file", "file_too_large", "empty", "not_an_image", "too_many_pixels", "too_much_metadata", "too_costly", "truncated",
+    "damaged", "pixel_type".
+    """
+    try:
+        data = source if isinstance(source, bytes) else _read(source)
+        header = inspect(in_memory(data), len(data))
+        return _decode(data, header, background, smallest_side)
+    except Problem as problem:
+        _reject(source, name, problem)
+    except MemoryError:
+        _reject(source, name, Problem("too_costly", expected="an image that fits into memory", got="out of memory"))
+    except Exception as error:  # Pillow raises OSError, ValueError, TypeError, SyntaxError, struct.error and more on bad files.
+        _reject(source, name, damaged(_say(error)))
+
+
+def read_image(path: Path, name: str = "") -> bytes:
+    """The bytes of an image file, for `decode_image` and for its digest. Raises ImageRejected as `decode_image` does."""
+    try:
+        return _read(path)
+    except Problem as problem:
+        _reject(path, name, problem)
+
+
+def check_header(path: Path, name: str = "") -> Rejected | None:
+    """Why `path` cannot be an image for us, or None, from a few blocks of the file and without decoding.
+
+    Whatever is refused here, `decode_image` refuses too; it may find more.
+    """
+    try:
+        with _open(path) as file:
+            inspect(_on_disk(file), _checked_size(file))
+    except Problem as problem:
+        reason = f"{problem.got}; expected {problem.expected}"
+        return Rejected(path=path, name=name or str(path), code=problem.code, reason=reason)
+    except Exception as error:
+        return Rejected(path=path, name=name or str(path), code="damaged", reason=_say(error))
+    return None
+
+
+def _reject(source: Path | bytes, name: str, problem: Problem) -> NoReturn:
+    label = name or ("the image given as bytes" if isinstance(source, bytes) else str(source))
+    raise ImageRejected(code=problem.code, expected=problem.expected, got=f"{label}: {problem.got}", fix=problem.fix) from None
+
+
+def _say(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _open(path: Path) -> io.FileIO:
+    """Open for reading without ever waiting: a FIFO without a writer would block for good."""
+    try:
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        return io.FileIO(os.open(path, flags))
+    except FileNotFoundError:
+        raise Problem("missing", expected="an image file", got="no such file", fix="check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if isinstance(error, IsADirectoryError):
+            raise Problem("not_a_file", expected="an image file", got="a folder", fix="give a file") from None
+        got = (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
+        raise Problem("unreadable", expected="a file that may be read", got=got, fix="check its permissions") from None
+
+
+def _checked_size(file: io.FileIO) -> int:
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise Problem("not_a_file", expected="a regular file", got="a folder, pipe or device", fix="give an image file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise Problem("file_too_large", expected=f"at most {MAX_FILE_BYTES:,} bytes", got=f"{status.st_size:,} bytes")
+    return status.st_size
+
+
+def _read(path: Path) -> bytes:
+    with _open(path) as file:
+        size = _checked_size(file)
+        if size > READ_FIRST:
+            inspect(_on_disk(file), size)
+            file.seek(0)
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise Problem("unreadable", expected="a file that can be read to its end", got=str(error.strerror)) from None
+
+
+def _on_disk(file: io.FileIO) -> Reader:
+    """Read from a file, its first block once."""
+    head = file.read(4096) or b""
+
+    def read(offset: int, count: int) -> bytes:
+        if offset + count <= len(head):
+            return head[offset : offset + count]
+        file.seek(offset)
+        return file.read(count) or b""
+
+    return read
+
+
+def _decode(data: bytes, header: Header, background: Background, smallest_side: int | None) -> Decoded:
+    if header.format == "PNG":
+        check_checksums(data)
+    image = _PLUGINS[header.format](io.BytesIO(data))
+    check_size(*image.size)
+    if header.format == "TIFF":
+        _check_tiff_coverage(image)
+    size = image.size
+    if header.format == "JPEG" and smallest_side is not None and min(size) >= 2 * smallest_side:
+        image.draft(None, (smallest_side, smallest_side))
+    _scale_deep_key(image)
+    try:
+        image.load()
+    except OSError as error:
+        raise (truncated("an image whose data ends early") if "truncated" in str(error) else damaged(_say(error))) from None
+    check_size(*image.size)
+    if header.format == "PNG":
+        check_rows(data, image)
+    pixels, notes = to_rgb_or_grey(image, background)
+    orientation, malformed = _orientation(image, header.format)
+    if orientation in _UPRIGHT:
+        pixels = pixels.transpose(_UPRIGHT[orientation])
+        size = size if orientation < 5 else (size[1], size[0])
+    return Decoded(
+        pixels=pixels,
+        size_on_disk=size,
+        format=header.format,
+        notes=(*notes, *(["malformed EXIF ignored"] if malformed else [])),
+    )
+
+
+def _check_tiff_coverage(image: ImageFile.ImageFile) -> None:
+    """Refuse an uncompressed TIFF with fewer strips than rows need: Pillow would leave the rest black."""
+    width, height = image.size
+    boxes = [tile.extents or (0, 0, width, height) for tile in image.tile]
+    covered = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+    if covered < width * height:
+        raise truncated("a TIFF that lacks some of its strips or tiles")
+
+
+def _scale_deep_key(image: ImageFile.ImageFile) -> None:
+    """Bring the transparent colour of a 16-bit RGB PNG to the 8 bits that Pillow reads its pixels with."""
+    key = image.info.get("transparency")
+    if isinstance(key, tuple) and image.tile and image.tile[0].args == "RGB;16B":
+        image.info["transparency"] = tuple(sample >> 8 for sample in key)
+
+
+def _orientation(image: Image.Image, kind: str) -> tuple[int, bool]:
+    """EXIF orientation 1 to 8 (1: upright), and whether there was EXIF that could not be read."""
+    exif = image.info.get("exif")
+    if not isinstance(exif, bytes) or kind == "TIFF":  # Pillow turns TIFFs itself, by their own tag.
+        return 1, False
+    try:
+        return read_orientation(exif), False
+    except (ValueError, IndexError):
+        return 1, True
+
+
+def read_orientation(exif: bytes) -> int:
+    """The orientation (1 to 8) in the first directory of an EXIF block, 1 where it has none. Raises ValueError or IndexError.
+
+    Read by hand: Pillow's parser takes longer than decoding a thumbnail, and warns.
+    """
+    while exif.startswith(b"Exif\0\0"):
+        exif = exif[6:]
+    order = {b"II*\0": "little", b"MM\0*": "big"}.get(exif[:4])
+    if order is None:
+        raise ValueError("no TIFF header")
+
+    def number(at: int, count: int) -> int:
+        if at + count > len(exif):
+            raise IndexError(at)
+        return int.from_bytes(exif[at : at + count], order)  # type: ignore[arg-type]
+
+    start = number(4, 4)
+    for entry in range(start + 2, start + 2 + 12 * number(start, 2), 12):
+        if number(entry, 2) == 0x0112:
+            value = number(entry + 8, 2 if number(entry + 2, 2) == 3 else 4)
+            if not 1 <= value <= 8:
+                raise ValueError(f"orientation {value}")
+            return value
+    return 1

@@ -1,0 +1,83 @@
+"""Look at every image's header before any work starts, and set aside what cannot be used. Nothing on disk is changed."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from regraft.data.names import count_of, listing, printable, shown
+from regraft.errors import DataUnusable, TooManyUnreadable
+from regraft.progress import Progress, Silent
+from regraft.values import Rejected, Sample
+
+# More than this share of unreadable images means that something is wrong with the data, not with single files.
+MOST_UNREADABLE = 0.1
+# Reading headers waits for the disk more than it computes.
+THREADS = 8
+CHUNK = 128
+FIRST = 10
+
+Check = Callable[[Path, str], Rejected | None]
+
+
+def scan_images(
+    samples: Sequence[Sample], *, skip_bad: bool = False, progress: Progress = Silent(), check: Check | None = None
+) -> tuple[tuple[Sample, ...], tuple[Rejected, ...]]:
+    """The samples whose headers are sound, and the others with the reason; both keep their order.
+
+    Raises TooManyUnreadable when more than a tenth is rejected, unless `skip_bad`; DataUnusable when nothing remains.
+    """
+    found = _check_all(samples, check or _header_check(), progress)
+    rejected = tuple(problem for problem in found if problem is not None)
+    if samples and len(rejected) == len(samples):
+        raise DataUnusable(expected="images that can be read", got=_first_reasons(samples, rejected), fix=_cure(rejected))
+    if len(rejected) > MOST_UNREADABLE * len(samples) and not skip_bad:
+        raise TooManyUnreadable(
+            expected=f"at most {MOST_UNREADABLE:.0%} unreadable images",
+            got=_first_reasons(samples, rejected),
+            fix=f"{_cure(rejected)}; or go on without them with --skip-bad",
+        )
+    return tuple(sample for sample, problem in zip(samples, found, strict=True) if problem is None), rejected
+
+
+def rejection_notes(rejected: Sequence[Rejected]) -> list[str]:
+    """One line that counts what was set aside, by reason."""
+    if not rejected:
+        return []
+    codes = sorted(Counter(problem.code for problem in rejected).items())
+    reasons = listing([f"{code.replace('_', ' ')} {count:,}" for code, count in codes])
+    return [f"{count_of(len(rejected), 'unreadable image')} set aside: {reasons}"]
+
+
+def _header_check() -> Check:
+    from regraft.data.decode import check_header  # Opens Pillow; this file can be imported without it.
+
+    return check_header
+
+
+def _check_all(samples: Sequence[Sample], check: Check, progress: Progress) -> list[Rejected | None]:
+    chunks = [samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)]
+    found: list[Rejected | None] = []
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="scan")
+    try:
+        with progress.task("checking images", len(samples), "images") as task:
+            for results in pool.map(lambda chunk: [check(sample.path, sample.name) for sample in chunk], chunks):
+                found += results
+                task.advance(len(results))
+    finally:
+        # Not a `with` block: that would finish all chunks after Ctrl-C.
+        pool.shutdown(wait=True, cancel_futures=True)
+    return found
+
+
+def _first_reasons(samples: Sequence[Sample], rejected: Sequence[Rejected]) -> str:
+    lines = [f"\n       {shown(problem.name)}: {printable(problem.reason)}" for problem in rejected[:FIRST]]
+    more = f"\n       and {len(rejected) - FIRST:,} more" if len(rejected) > FIRST else ""
+    share = f"{len(rejected):,} of {len(samples):,} ({len(rejected) / len(samples):.0%})"
+    return f"{share} unreadable:{''.join(lines)}{more}"
+
+
+def _cure(rejected: Sequence[Rejected]) -> str:
+    if all(problem.code == "missing" for problem in rejected):
+        return "check the paths: those in a table are relative to the table's own folder"
+    return "repair or remove these files"

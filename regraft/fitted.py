@@ -1,0 +1,118 @@
+"""A model that can be asked: a fitted run, or a pretrained network as it is."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from regraft.backbone.attach import HeadWeights, attach_head
+from regraft.backbone.load import load_backbone
+from regraft.backbone.model import Backbone
+from regraft.cache.answer import logits_of
+from regraft.data.read import read_evaluation
+from regraft.errors import BackboneNotFound, DataUnusable, UsageError
+from regraft.evaluate.metrics import score
+from regraft.progress import Progress, Silent
+from regraft.recipe import Data, Device
+from regraft.task.classify import predictions_of, top_classes
+from regraft.values import Evaluation, Prediction, Rejected, RunSummary
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Fitted:
+    """A network with the names of its classes. `head` is None for a pretrained network as it is.
+
+    `folder` is the run it was saved to or loaded from. `summary` tells of the fit, where it happened in this process.
+    """
+
+    backbone: Backbone
+    head: HeadWeights | None
+    classes: tuple[str, ...]
+    multi_label: bool = False
+    folder: Path | None = None
+    summary: RunSummary | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        where = f" in {self.folder}" if self.folder else ""
+        return f"<regraft.Fitted: {self.backbone.name}, {len(self.classes)} classes{where}>"
+
+    @cached_property
+    def _module(self) -> "nn.Module":
+        return attach_head(self.backbone, self.head)
+
+    def to_torch(self) -> "nn.Module":
+        """A module in eval mode from preprocessed images (N, 3, H, W) float32 to logits (N, K), sharing nothing with this one.
+
+        A head on the last features alone (`features="last"`) gives the library's plain network with that head in the old
+        one's place: its state dict loads into torchvision's or timm's own model with the same number of classes.
+        """
+        return attach_head(self.backbone, self.head)
+
+    def predict(
+        self, paths: Iterable[str | Path], *, top_k: int = 5, device: Device = "auto", progress: Progress = Silent()
+    ) -> list[Prediction]:
+        """The `top_k` classes of each image with their probabilities, one Prediction per path, in order.
+
+        An image that cannot be used gives one with status "failed" and the reason; nothing is raised for it.
+        """
+        return list(self.iter_predict(paths, top_k=top_k, device=device, progress=progress))
+
+    def iter_predict(
+        self, paths: Iterable[str | Path], *, top_k: int = 5, device: Device = "auto", progress: Progress = Silent()
+    ) -> Iterator[Prediction]:
+        """`predict`, each answer as soon as it is there."""
+        if isinstance(paths, str | Path):
+            raise UsageError(expected="a list of paths", got=f"the single path {str(paths)!r}", fix="put it in a list: predict([path])")
+        if top_k < 1:
+            raise UsageError(expected="top_k of 1 or more", got=str(top_k), fix="leave it out for 5")
+        items = [(Path(path), str(path)) for path in paths]
+        answers = logits_of(items, self._module, self.backbone.preprocess, device=device, progress=progress)
+        for (_, name), logits in zip(items, answers, strict=True):
+            if isinstance(logits, Rejected):
+                yield Prediction(path=name, status="failed", reason=logits.reason)
+            else:
+                top = top_classes(logits[np.newaxis], self.classes, self.multi_label, top_k)[0]
+                yield Prediction(path=name, status="ok", top=top)
+
+    def evaluate(self, data: Data | str | Path, *, device: Device = "auto", progress: Progress = Silent()) -> Evaluation:
+        """Scores on labelled images: a folder of class folders or a table, its test part if it has parts.
+
+        Classes are matched by name. Raises UnknownClass, DataUnusable, TooManyUnreadable.
+        """
+        samples = read_evaluation(data, self.classes, multi_label=self.multi_label, progress=progress)
+        items = [(sample.path, sample.name) for sample in samples.samples]
+        answers = list(logits_of(items, self._module, self.backbone.preprocess, device=device, progress=progress))
+        good = [i for i, answer in enumerate(answers) if not isinstance(answer, Rejected)]
+        if not good:
+            raise DataUnusable(expected="images that can be read", got=f"none under {samples.root}", fix="check the folder")
+        predictions = predictions_of(
+            [samples.samples[i] for i in good], self.classes, self.multi_label, np.stack([np.asarray(answers[i]) for i in good])
+        )
+        return Evaluation(
+            scores=score(predictions),
+            predictions=predictions,
+            rejected=(*samples.rejected, *(answer for answer in answers if isinstance(answer, Rejected))),
+            notes=samples.notes,
+        )
+
+
+def pretrained(backbone: str, *, weights: str | None = None, size: int | None = None) -> Fitted:
+    """A pretrained network as it is, with the names of the classes it was trained on.
+
+    Raises BackboneNotFound, also for weights whose classes have no known names.
+    """
+    loaded = load_backbone(backbone, weights=weights, size=size)
+    if loaded.categories is None:
+        raise BackboneNotFound(
+            expected="weights whose classes have names, such as those trained on ImageNet",
+            got=f"{backbone} with weights {loaded.weights}",
+            fix="fit it to your own images first: regraft fit photos/ --backbone " + backbone,
+        )
+    return Fitted(backbone=loaded, head=None, classes=loaded.categories)

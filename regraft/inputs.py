@@ -1,0 +1,118 @@
+"""What a person gives to predict, expanded to one path per row: files, folders, patterns, a list on standard input."""
+
+import glob
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from regraft.errors import DataUnusable
+
+STANDARD_INPUT = "-"
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Paths in order, to be read once; `total` is None where a list on standard input is still to be read."""
+
+    paths: Iterator[str]
+    total: int | None
+    notes: tuple[str, ...] = ()
+
+
+def expand_inputs(arguments: Sequence[str], *, listed: BinaryIO | None = None, null: bool = False) -> Inputs:
+    """Every input of `arguments`, in their order.
+
+    A folder gives its images, sorted; a pattern (`*`, `?`, `[...]`, `**`) what it matches, sorted; `-` the paths that `listed`
+    holds, one per line, or ended by NUL with `null`, taken as they are. Anything else is a path, whether or not it exists:
+    it gets its row. Raises DataUnusable when that is no input at all.
+    """
+    expanded = {argument: _expand(argument) for argument in dict.fromkeys(arguments) if argument != STANDARD_INPUT}
+    nothing = [argument for argument, paths in expanded.items() if not paths]
+    notes = tuple(f"{argument}: {_why_empty(argument)}" for argument in nothing)
+    source = read_list(listed, null=null) if listed is not None else iter(())
+    # A pattern or folder that holds nothing still has to be seen in the rows, or a script would take its absence for success.
+    parts = (source if a == STANDARD_INPUT else expanded[a] or _kept_pattern(a) for a in arguments)
+    paths: Iterator[str] = itertools.chain.from_iterable(parts)
+    if len(nothing) == len(expanded):
+        paths = _not_empty(paths if STANDARD_INPUT in arguments else iter(()), notes)
+    known = sum(len(expanded[a] or _kept_pattern(a)) for a in arguments if a != STANDARD_INPUT)
+    return Inputs(paths, None if STANDARD_INPUT in arguments else known, notes)
+
+
+def _expand(argument: str) -> list[str]:
+    path = Path(argument)
+    if path.is_dir():
+        return _images_in(path)
+    if _is_pattern(argument):
+        # Path.glob knows no absolute patterns.
+        matches = (match for match in glob.iglob(argument, recursive=True) if not _is_hidden(match, argument))  # noqa: PTH207
+        return [image for match in sorted(matches) for image in _matched(match, argument)]
+    return [argument]
+
+
+def _is_pattern(argument: str) -> bool:
+    # A file whose own name holds such a letter is meant as itself: the shell has already expanded what it would.
+    return glob.has_magic(argument) and not os.path.lexists(argument)
+
+
+def _kept_pattern(argument: str) -> list[str]:
+    return [argument] if _is_pattern(argument) else []
+
+
+def _matched(match: str, pattern: str) -> list[str]:
+    """What one match of a pattern stands for. `**` also matches every folder on the way, whose images it matches anyway."""
+    if not Path(match).is_dir():
+        return [match]
+    return [] if "**" in pattern else _images_in(Path(match))
+
+
+def _is_hidden(match: str, pattern: str) -> bool:
+    from regraft.data.walk import is_junk
+
+    name = Path(match).name
+    return is_junk(name) and not Path(pattern).name.startswith(".")
+
+
+def _images_in(folder: Path) -> list[str]:
+    from regraft.data.folder import list_images
+
+    return [str(path) for path in list_images(folder)]
+
+
+def _why_empty(argument: str) -> str:
+    return "no image in this folder" if Path(argument).is_dir() else "nothing matches this pattern"
+
+
+def _not_empty(paths: Iterator[str], notes: Iterable[str]) -> Iterator[str]:
+    """The same paths; raises DataUnusable where there is none."""
+    first = next(paths, None)
+    if first is None:
+        raise DataUnusable(
+            expected="at least one image to predict",
+            got="; ".join(notes) or "an empty list on standard input",
+            fix="check the path; images are found by their endings: .jpg .png .webp .bmp .gif .tif",
+        )
+    return itertools.chain([first], paths)
+
+
+def read_list(stream: BinaryIO, *, null: bool) -> Iterator[str]:
+    """The paths of a list, as they come; empty ones are left out. Bytes that are not UTF-8 keep their meaning as file names."""
+    end, rest = (b"\0" if null else b"\n"), b""
+    while chunk := _read_some(stream):
+        *whole, rest = (rest + chunk).split(end)
+        yield from (os.fsdecode(name) for name in map(_bare, whole) if name)
+    if rest := _bare(rest):
+        yield os.fsdecode(rest)
+
+
+def _read_some(stream: BinaryIO) -> bytes:
+    # read1 gives what is there: a list that is still being made is worked on as it comes.
+    return stream.read1(_CHUNK) if hasattr(stream, "read1") else stream.read(_CHUNK)
+
+
+def _bare(name: bytes) -> bytes:
+    return name.removesuffix(b"\r")

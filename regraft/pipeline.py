@@ -1,0 +1,170 @@
+"""One fit, stage by stage. Read this first."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from regraft.artifact.save import save_model
+from regraft.artifact.schema import check_class_names
+from regraft.backbone.attach import HeadWeights
+from regraft.backbone.features import later_stages
+from regraft.backbone.load import load_backbone
+from regraft.backbone.model import Backbone
+from regraft.cache.extract import Extracted, extract_features
+from regraft.cache.store import default_folder
+from regraft.clock import Clock
+from regraft.data.read import read_samples
+from regraft.data.split import split_samples
+from regraft.data.thumbnail import thumbnail
+from regraft.evaluate.metrics import score
+from regraft.evaluate.table import write_predictions
+from regraft.fitted import Fitted
+from regraft.progress import Progress, Silent
+from regraft.recipe import Recipe
+from regraft.report.html import write_report
+from regraft.saved import fingerprint, to_saved, versions
+from regraft.task.classify import predictions_of, targets_of
+from regraft.train.head_fit import HeadFit, fit_head
+from regraft.train.observed import Observed, observe
+from regraft.values import Predictions, RunSummary, Samples, Split
+
+# More of the images than this may not be left out without being asked: the issue is then the data, not a file.
+MOST_REJECTED = 0.1
+
+
+def fit(recipe: Recipe, out: Path, *, command: str = "", progress: Progress = Silent()) -> Fitted:
+    """Run the whole job and write the run folder `out`; the result's `summary` says all of it.
+
+    `out` gets model.safetensors, config.json, predictions.parquet and report.html. `command` is what the report shows as
+    the way to repeat the run. Raises the errors of each stage; nothing is written to `out` before the head is solved.
+    """
+    clock = Clock()
+    with clock("data"):
+        samples, split = _read(recipe, progress)
+    with clock("backbone"):
+        backbone = load_backbone(recipe.backbone, weights=recipe.weights, size=recipe.size, whole_image=True)
+    with clock("features"):
+        extracted = _extract(recipe, samples, split, backbone, progress)
+        observed = observe(split, extracted)
+    with clock("head"):
+        head = _solve(recipe, split, observed, extracted, progress)
+    with clock("scores"):
+        test, cross_validation = _predictions(split, observed, head)
+        summary = _summary(recipe, samples, split, backbone, observed, extracted, head, test, cross_validation, command)
+    fitted = Fitted(
+        backbone=backbone,
+        head=HeadWeights(taps=_taps(backbone, head), weight_KD=head.weight_KD, bias_K=head.bias_K),
+        classes=split.classes,
+        multi_label=split.multi_label,
+        folder=out,
+    )
+    with clock("saving"):
+        _save(fitted, summary, observed, recipe.seed, out, test, cross_validation)
+    summary = replace(summary, run=out, seconds=clock.seconds(), report=out / "report.html")
+    paths = {sample.name: sample.path for sample in (*observed.train, *observed.test)}
+    write_report(
+        summary, test=test, cross_validation=cross_validation, thumbnails=lambda name: thumbnail(paths[name]), out=out / "report.html"
+    )
+    return replace(fitted, summary=replace(summary, seconds=clock.seconds()))
+
+
+def _read(recipe: Recipe, progress: Progress) -> tuple[Samples, Split]:
+    samples = read_samples(recipe.data, progress=progress)
+    check_class_names(samples.classes)
+    progress.note(samples.tree)
+    for note in samples.notes:
+        progress.note(note)
+    split = split_samples(samples, recipe.data, recipe.seed, progress=progress)
+    progress.note(split.how)
+    for note in split.notes:
+        progress.note(note)
+    return samples, split
+
+
+def _extract(recipe: Recipe, samples: Samples, split: Split, backbone: Backbone, progress: Progress) -> Extracted:
+    images = [*split.train, *split.test]
+    already = len(samples.rejected) + len(split.rejected)
+    most = None if recipe.data.skip_bad else max(0, int(MOST_REJECTED * (len(images) + already)) - already)
+    return extract_features(
+        images,
+        backbone,
+        later_stages(backbone),
+        cache=recipe.cache or default_folder(),
+        device=recipe.device,
+        most_rejected=most,
+        progress=progress,
+    )
+
+
+def _solve(recipe: Recipe, split: Split, observed: Observed, extracted: Extracted, progress: Progress) -> HeadFit:
+    return fit_head(
+        recipe.strategy,
+        observed.train_features,
+        extracted.columns,
+        targets_of(observed.train, split.classes, split.multi_label),
+        observed.folds_N,
+        classes=len(split.classes),
+        progress=progress,
+    )
+
+
+def _taps(backbone: Backbone, head: HeadFit) -> tuple[str, ...]:
+    return later_stages(backbone) if head.features == "stages" else ()
+
+
+def _predictions(split: Split, observed: Observed, head: HeadFit) -> tuple[Predictions | None, Predictions]:
+    test = (
+        predictions_of(observed.test, split.classes, split.multi_label, head.logits(observed.test_features)) if observed.test else None
+    )
+    return test, predictions_of(observed.train, split.classes, split.multi_label, head.out_of_fold_NK)
+
+
+def _summary(
+    recipe: Recipe,
+    samples: Samples,
+    split: Split,
+    backbone: Backbone,
+    observed: Observed,
+    extracted: Extracted,
+    head: HeadFit,
+    test: Predictions | None,
+    cross_validation: Predictions,
+    command: str,
+) -> RunSummary:
+    return RunSummary(
+        run=Path(),
+        backbone=backbone.name,
+        strategy="head",
+        classes=split.classes,
+        train=len(observed.train),
+        test=len(observed.test),
+        rejected=(*samples.rejected, *split.rejected, *observed.rejected),
+        test_scores=score(test) if test else None,
+        cross_validation=score(cross_validation),
+        seconds={},
+        engine=extracted.engine,
+        engines=extracted.engines,
+        cache_hits=extracted.hits,
+        cache_misses=extracted.misses,
+        head=head.choice,
+        tree=samples.tree,
+        notes=(*samples.notes, *split.notes, *backbone.notes),
+        split=split.how,
+        command=command,
+        versions=versions(),
+    )
+
+
+def _save(
+    fitted: Fitted,
+    summary: RunSummary,
+    observed: Observed,
+    seed: int,
+    out: Path,
+    test: Predictions | None,
+    cross_validation: Predictions,
+) -> None:
+    images = (*observed.train, *observed.test)
+    data = fingerprint(tuple(s.name for s in images), tuple(s.labels for s in images), observed.digests)
+    save_model(to_saved(fitted, summary, fingerprint=data, seed=seed), out)
+    parts = {"test": test} if test else {}
+    write_predictions(out / "predictions.parquet", {**parts, "cross-validation": cross_validation})

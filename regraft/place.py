@@ -1,0 +1,80 @@
+"""Where a run goes: never over something that somebody may want to keep."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from regraft.errors import OutputExists, SavedModelRefused, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder to write to, and a line to tell where it is not the one that was to be expected."""
+
+    folder: Path
+    note: str = ""
+
+
+def place_run(data: Path, out: Path | None, *, overwrite: bool) -> Place:
+    """The folder for a run on `data`; nothing is created or removed here.
+
+    Without `out` it is runs/NAME, NAME being the data's; where that is taken, runs/NAME-2 and so on, unless `overwrite`.
+    An `out` that is taken raises OutputExists unless `overwrite`, which replaces runs of regraft and nothing else.
+    Raises UsageError for a place inside of the data, where the next fit would take it for a class.
+    """
+    name = (data if data.is_dir() else data.with_suffix("")).resolve().name or "data"
+    folder = _checked(data, Path("runs") / name if out is None else out)
+    if not is_taken(folder):
+        return Place(folder)
+    if overwrite:
+        _refuse_foreign(folder)
+        return Place(folder)
+    if out is not None:
+        raise OutputExists(
+            expected=f"{folder} to be new or empty",
+            got=f"{folder}: something is in it already",
+            fix="--overwrite replaces an earlier run; or give another --out",
+        )
+    free = next(other for other in _numbered(folder) if not is_taken(other))
+    return Place(free, f"{folder} holds an earlier run: this one goes to {free} (--overwrite would replace it)")
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether anything is there but an empty folder or what an interrupted fit left (hidden files)."""
+    try:
+        return any(not entry.name.startswith(".") for entry in folder.iterdir())
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        return True
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+    return (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+
+
+def _checked(data: Path, folder: Path) -> Path:
+    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
+        raise UsageError(
+            expected="a run folder outside of the images",
+            got=f"{folder}, which is inside of {data}: the next fit would take it for a class",
+            fix=f"give another one with --out, for example --out {data.resolve().parent / 'runs' / data.resolve().name}",
+        )
+    return folder
+
+
+def _refuse_foreign(folder: Path) -> None:
+    from regraft.artifact.load import CONFIG_FILE, read_object
+    from regraft.artifact.schema import FORMAT
+
+    try:
+        ours = folder.is_dir() and read_object(folder / CONFIG_FILE).get("format") == FORMAT
+    except SavedModelRefused:
+        ours = False
+    if not ours:
+        raise OutputExists(
+            expected=f"{folder} to be a run of regraft, which --overwrite may replace",
+            got=f"{folder}: something else, or a damaged run",
+            fix="give another --out, or delete it yourself",
+        )

@@ -1,0 +1,145 @@
+"""The report: one HTML file with everything in it. It fetches nothing, runs no script, and holds no name unescaped."""
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from regraft.evaluate import ECE_BINS, macro_f1_interval, mistakes, reliability
+from regraft.evaluate.calibration import chance_calibration_error
+from regraft.evaluate.table import cannot_write
+from regraft.report import text
+from regraft.report.confusion import MAP_CLASSES, confusion_map, confusion_rows
+from regraft.report.figures import SERIES, intervals_figure, reliability_figure
+from regraft.report.pictures import Thumbnails, pictured
+from regraft.report.regularisation import at_edge, feature_sets, is_chosen, regularisation_figure
+from regraft.report.summary import Confusion, confusions, sentences
+from regraft.values import ClassScore, Predictions, RunSummary, Scores
+
+PICTURES = 24
+CONFUSIONS = 12
+REJECTED_ROWS = 200
+TREE_LETTERS = 20_000
+
+
+def write_report(
+    summary: RunSummary, *, test: Predictions | None, cross_validation: Predictions, thumbnails: Thumbnails, out: Path
+) -> Path:
+    """Write the page to `out` (to a temporary name, then renamed) and return it.
+
+    The headline is on `test`, or on `cross_validation` where that is None; both must carry their targets. `thumbnails` gives
+    the PNG, JPEG, GIF or WebP bytes for an image's name, as a mapping or a function; it is asked for the shown mistakes only.
+    Raises OutOfSpace or UsageError where the file cannot be written.
+    """
+    page = render(summary, shown=cross_validation if test is None else test, thumbnails=thumbnails)
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(page.encode("utf-8", "backslashreplace"))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(out)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return out
+
+
+def render(summary: RunSummary, *, shown: Predictions, thumbnails: Thumbnails) -> str:
+    """The page as text; `shown` are the predictions of the headline."""
+    scores = summary.test_scores or summary.cross_validation
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            summary=summary,
+            scores=scores,
+            multi_label=shown.multi_label,
+            sentences=sentences(summary, shown),
+            macro_f1=_macro_f1(shown),
+            **_mistakes(scores, shown, thumbnails),
+            **_calibration(shown),
+            **_regularisation(summary),
+            intervals=intervals_figure(_accuracies(summary), scores.baseline),
+            stages=_stages(summary.seconds),
+            rejected=summary.rejected[:REJECTED_ROWS],
+            tree=text.short(text.lines(summary.tree), TREE_LETTERS),
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("regraft.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    names = ("percent", "span", "count", "counted", "seconds", "figure", "power", "plain", "lines", "short")
+    environment.filters.update({name: getattr(text, name) for name in names})
+    return environment
+
+
+def _accuracies(summary: RunSummary) -> tuple[tuple[str, Any], ...]:
+    crossed = ("cross-validation", summary.cross_validation.accuracy)
+    return (crossed,) if summary.test_scores is None else (("test", summary.test_scores.accuracy), crossed)
+
+
+def _macro_f1(shown: Predictions) -> Any:
+    # Fewer draws for many images: a second of waiting would buy a digit that nobody reads.
+    return macro_f1_interval(shown, resamples=1000 if len(shown.names) <= 5000 else 200)
+
+
+def _mistakes(scores: Scores, shown: Predictions, thumbnails: Thumbnails) -> dict[str, Any]:
+    taken_for: dict[str, Confusion] = {}
+    for confusion in confusions(scores, len(scores.classes) ** 2):
+        taken_for.setdefault(confusion.truth, confusion)
+    return {
+        "mistakes": pictured(mistakes(shown, PICTURES), thumbnails),
+        "wrong": scores.n - round(scores.accuracy.value * scores.n),
+        "confusion_rows": confusion_rows(scores),
+        "confusion_map": confusion_map(scores),
+        "map_classes": MAP_CLASSES,
+        "confusions": confusions(scores, CONFUSIONS),
+        "per_class": sorted(scores.per_class, key=_hardest_first),
+        "taken_for": taken_for,
+    }
+
+
+def _hardest_first(row: ClassScore) -> tuple[bool, float, str]:
+    return (row.f1 != row.f1, row.f1, row.name)
+
+
+def _calibration(shown: Predictions) -> dict[str, Any]:
+    bins = reliability(shown)
+    return {
+        "bins": bins,
+        "ece_bins": ECE_BINS,
+        "chance_ece": chance_calibration_error(shown),
+        "reliability": reliability_figure(bins, shown.multi_label),
+    }
+
+
+def _regularisation(summary: RunSummary) -> dict[str, Any]:
+    head = summary.head
+    return {
+        "regularisation": regularisation_figure(head),
+        "series": list(zip(feature_sets(head), SERIES * len(head.tried), strict=False)),
+        "at_edge": at_edge(head),
+        "is_chosen": is_chosen,
+    }
+
+
+def _stages(seconds: dict[str, float]) -> list[tuple[str, float, float]]:
+    """Name, seconds and share of the longest for each stage; what the stages leave of the total is a stage of its own."""
+    named = [(name, value) for name, value in seconds.items() if name != "total"]
+    rest = seconds.get("total", 0.0) - sum(value for _, value in named)
+    if named and rest > 0.01 * seconds["total"]:
+        named.append(("everything else", rest))
+    longest = max((value for _, value in named), default=0.0) or 1.0
+    return [(name, value, value / longest) for name, value in named]

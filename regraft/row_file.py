@@ -1,0 +1,225 @@
+"""Rows on disk: written as they come, kept when a run is cut short, and gone on with to the same bytes.
+
+CSV and JSON lines are appended to the file itself. Parquet cannot be appended to, so its rows go to NAME.partial as JSON
+lines, and the table takes its own name when all of them are there.
+"""
+
+import errno
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Literal
+
+from regraft.errors import OutOfSpace, OutputExists, UsageError
+from regraft.row_table import table_rows, write_table
+from regraft.rows import CsvRows, JsonRows, RowFormat, records
+from regraft.values import Prediction
+
+RowKind = Literal["csv", "jsonl", "parquet"]
+_KINDS: dict[str, RowKind] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+# EFBIG: a limit on the size of files, set by the user or by the file system.
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A file for rows: `kind` is how it is written."""
+
+    path: Path
+    kind: RowKind
+
+    @property
+    def journal(self) -> Path:
+        """Where rows go while they are made."""
+        return self.path.with_name(f"{self.path.name}.partial") if self.kind == "parquet" else self.path
+
+    def rows(self, columns: int) -> RowFormat:
+        return CsvRows(columns) if self.kind == "csv" else JsonRows()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a file already holds of a run: so many rows, of which `failed`, up to the byte `offset`.
+
+    `complete`: all there is. `probe` is one input with its row, to see whether the same model made it.
+    """
+
+    rows: int = 0
+    failed: int = 0
+    offset: int = 0
+    complete: bool = False
+    probe: tuple[str, Prediction] | None = None
+
+
+def choose_target(path: Path, kind: RowKind | None) -> Target:
+    """The target `path`, of the kind that its ending or `kind` says. Raises UsageError where they differ or say nothing."""
+    by_name = _KINDS.get(path.suffix.lower())
+    if by_name is None and kind is None:
+        raise UsageError(
+            expected="--out to end in .csv, .jsonl or .parquet", got=str(path), fix="name the file so, or add --csv or --json"
+        )
+    if by_name is not None and kind not in (None, by_name):
+        raise UsageError(
+            expected=f"one format for {path}", got=f"--{'csv' if kind == 'csv' else 'json'}", fix="leave that option out"
+        )
+    return Target(path, kind or by_name or "jsonl")
+
+
+def check_target(target: Target, *, resume: bool, overwrite: bool) -> None:
+    """Before any work: raises OutputExists where rows would be lost, UsageError where no file can be."""
+    if resume and overwrite:
+        raise UsageError(expected="--resume or --overwrite", got="both", fix="leave one out")
+    if target.path.is_dir():
+        raise OutputExists(expected="a file name for --out", got=f"{target.path}: a folder", fix=f"{target.path / 'rows.csv'}")
+    if not target.path.parent.is_dir():
+        raise UsageError(
+            expected=f"a folder {target.path.parent}", got="there is none", fix=f"make it first: mkdir -p {target.path.parent}"
+        )
+    for path in {target.path, target.journal}:
+        if not (resume or overwrite) and path.exists():
+            raise OutputExists(
+                expected=f"no file {path} yet",
+                got=f"{path}: there already",
+                fix="--resume goes on with it, --overwrite replaces it; or give another --out",
+            )
+
+
+def read_kept(target: Target, columns: int, inputs: Iterator[str], *, align: int) -> tuple[Kept, Iterator[str]]:
+    """What is already there of a run over `inputs`, and the inputs that are left.
+
+    Whole rows only, and so many that the rows with an answer are a multiple of `align`, the size of a batch: the same images
+    then meet in a batch as in a run that was never cut short, which the last bits of their figures depend on.
+    Raises UsageError where the file holds other rows.
+    """
+    if target.kind == "parquet" and target.path.exists() and not target.journal.exists():
+        _unpack(target)
+    if not target.journal.exists():
+        return Kept(), inputs
+    form = target.rows(columns)
+    with target.journal.open("rb") as file:
+        header = file.read(len(form.header))
+        if header != form.header:
+            if form.header.startswith(header):
+                return Kept(), inputs
+            raise _other_rows(target, f"another first line: {header[:80]!r}")
+        return _read_rows(target, form, inputs, records(file, quoted=form.quoted), align)
+
+
+def _read_rows(
+    target: Target, form: RowFormat, inputs: Iterator[str], found: Iterator[tuple[bytes, int]], align: int
+) -> tuple[Kept, Iterator[str]]:
+    kept, since, probe = Kept(offset=len(form.header)), list[str](), None
+    answered = failed = count = 0
+    end = kept.offset
+    for count, (record, end) in enumerate(found, 1):
+        row, path = _decoded(target, form, record, count), next(inputs, None)
+        if path is None or row.path != form.shown_path(path):
+            raise _other_rows(target, f"row {count} of {row.path!r}, where this run has {path or 'no more inputs'!r}")
+        since.append(path)
+        failed += row.status == "failed"
+        answered += row.status == "ok"
+        probe = probe or ((path, row) if row.status == "ok" else None)
+        if answered % align == 0:
+            kept, since = Kept(count, failed, end, probe=probe), []
+    following = next(inputs, None)
+    if following is None and end == target.journal.stat().st_size:
+        return Kept(count, failed, end, complete=True, probe=probe), iter(())
+    rest = itertools.chain(since, [] if following is None else [following], inputs)
+    return Kept(kept.rows, kept.failed, kept.offset, probe=probe), rest
+
+
+def _decoded(target: Target, form: RowFormat, record: bytes, number: int) -> Prediction:
+    try:
+        return form.decode(record)
+    except ValueError as error:
+        raise _other_rows(target, f"row {number}: {error}") from None
+
+
+def _other_rows(target: Target, got: str) -> UsageError:
+    return UsageError(
+        expected=f"{target.journal} to hold rows of the same inputs, in the same order, with the same --top-k",
+        got=got,
+        fix="give the inputs and options of the first run, or start again with --overwrite",
+    )
+
+
+def _unpack(target: Target) -> None:
+    """The rows of a finished table as its journal again, so that inputs may be added to it."""
+    temporary = target.journal.with_name(f"{target.journal.name}.tmp")
+    with temporary.open("wb") as file:
+        file.writelines(JsonRows().encode(row) for row in table_rows(target.path))
+    temporary.replace(target.journal)
+
+
+class RowFile:
+    """A file that takes rows after those `kept`. A context manager: leaving it keeps what was written."""
+
+    def __init__(self, target: Target, columns: int, kept: Kept) -> None:
+        """Open the file and cut off what is not kept. Raises OutOfSpace and OSError."""
+        self.target, self.columns, self.rows, self.failed = target, columns, kept.rows, kept.failed
+        self._form = target.rows(columns)
+        # Unbuffered: each row is whole in the file or not in it, whenever the process dies.
+        self._file = FileIO(os.open(target.journal, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+        self._end = kept.offset if kept.rows else 0
+        try:
+            self._cut(self._end)
+            if self._end == 0:
+                self._append(self._form.header)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "RowFile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def write(self, prediction: Prediction) -> None:
+        """Append one row. Raises OutOfSpace; the rows before it are kept, and no part of it is."""
+        self._append(self._form.encode(prediction))
+        self.rows += 1
+        self.failed += prediction.status == "failed"
+
+    def finish(self) -> None:
+        """Wait until all rows are on the disk, under the target's own name. Raises OutOfSpace."""
+        try:
+            if self._file.seekable() and self.target.journal.is_file():
+                os.fsync(self._file.fileno())
+            if self.target.kind == "parquet":
+                write_table(self.target.path, self._journalled(), self.columns)
+                self.target.journal.unlink()
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _journalled(self) -> Iterator[Prediction]:
+        with self.target.journal.open("rb") as file:
+            for record, _ in records(file, quoted=False):
+                yield self._form.decode(record)
+
+    def _append(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._cut(self._end)
+            raise self._failure(error) from error
+        self._end += len(data)
+
+    def _cut(self, end: int) -> None:
+        if self.target.journal.is_file():
+            self._file.truncate(end)
+            self._file.seek(end)
+
+    def _failure(self, error: OSError) -> Exception:
+        if error.errno not in _FULL:
+            return error
+        return OutOfSpace(
+            expected=f"room for another row in {self.target.journal}",
+            got=f"{error.strerror}; the {self.rows:,} rows before it are kept",
+            fix="free some space and run the same command with --resume",
+        )

@@ -1,0 +1,124 @@
+"""The matrix of the convex problem, in the coordinates in which it is cheapest to solve.
+
+With more images than features these are the standardised features themselves. With fewer, they are the at most N
+coordinates of the images in the space that they span: X = R V^T with V's columns orthonormal. By the representer theorem the
+optimum lies in that space, and |W| = |W V|, so solving there is exact. A last column of ones carries the bias.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regraft.train.standardise import Standardiser, row_blocks, standardise
+from regraft.values import FloatArray
+
+DOUBLE_BELOW = 1 << 20  # values; problems this small take no noticeable time in float64
+SAMPLE = 4  # the preconditioner's covariance is estimated from at most this many images per feature
+LARGEST_BASIS = 6000  # columns above which an eigenbasis costs more than it saves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """The working matrix and what is known of its second moments.
+
+    `x_NR` has a last column of ones. `basis_RR` (None: the identity) and `eigen_R` are the eigenvectors and eigenvalues of
+    about X^T X / N; they only steer the solver. `turned` says that the columns are not features; `lift` takes weights (K, R - 1) to weights on standardised features (K, D),
+    `lower` back.
+    """
+
+    x_NR: Tensor
+    basis_RR: Tensor | None
+    eigen_R: Tensor
+    turned: bool
+    lift: Callable[[Tensor], Tensor]
+    lower: Callable[[Tensor], Tensor]
+    standardiser: Standardiser
+
+    def size(self, gradient_PKR: Tensor) -> Tensor:
+        """max |gradient| of each problem on standardised features, (P,), or a bound of it where the coordinates are turned."""
+        if self.turned:
+            return torch.linalg.vector_norm(gradient_PKR, dim=2).amax(dim=1)
+        return gradient_PKR.abs().amax(dim=(1, 2))
+
+    def exact_size(self, gradient_PKR: Tensor) -> float:
+        """max |gradient| over all problems, by the standardised features and the biases."""
+        return max(float(self.lift(gradient_PKR.flatten(0, 1)[:, :-1]).abs().max()), float(gradient_PKR[..., -1].abs().max()))
+
+    def logits(self, theta_PKR: Tensor) -> Tensor:
+        """(P, K, N): all problems in one matrix product."""
+        flat_MN = theta_PKR.reshape(-1, theta_PKR.shape[-1]) @ self.x_NR.T
+        return flat_MN.view(*theta_PKR.shape[:2], -1)
+
+    def pull_back(self, residual_PKN: Tensor) -> Tensor:
+        """(P, K, R): the gradient by the weights that a gradient by the logits means."""
+        flat_MR = residual_PKN.reshape(-1, residual_PKN.shape[-1]) @ self.x_NR
+        return flat_MR.view(*residual_PKN.shape[:2], -1)
+
+
+def make_design(features_ND: FloatArray) -> Design:
+    """Standardise `features_ND` (over all its rows, labels unseen) and choose coordinates.
+
+    Beyond the input it takes one float32 copy of the features, or for N <= D about N x D float64 for a moment.
+    Raises DataUnusable for values that are not finite.
+    """
+    standardiser = standardise(features_ND)
+    count, width = features_ND.shape
+    if count <= width and count <= LARGEST_BASIS:
+        return _spanned(features_ND, standardiser)
+    return _direct(features_ND, standardiser)
+
+
+def _direct(features_ND: FloatArray, standardiser: Standardiser) -> Design:
+    count, width = features_ND.shape
+    dtype = torch.float64 if features_ND.size <= DOUBLE_BELOW else torch.float32
+    x_NR = torch.ones(count, width + 1, dtype=dtype)
+    for rows in row_blocks(features_ND):
+        x_NR[rows, :width] = torch.from_numpy(standardiser(features_ND[rows])).to(dtype)
+    basis_RR, eigen_R = _second_moments(x_NR)
+    return Design(
+        x_NR=x_NR, basis_RR=basis_RR, eigen_R=eigen_R, turned=False, lift=lambda w: w, lower=lambda w: w, standardiser=standardiser
+    )
+
+
+def _second_moments(x_NR: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Eigenvectors and eigenvalues of the covariance, estimated on evenly spaced images; the bias stands alone."""
+    count, width = x_NR.shape
+    if width > LARGEST_BASIS:
+        return None, x_NR.new_ones(width)
+    stride = max(1, count // (SAMPLE * width))
+    sample_NR = x_NR[::stride, :-1]
+    eigen, basis = torch.linalg.eigh(sample_NR.T @ sample_NR / len(sample_NR))
+    whole_RR, eigen_R = x_NR.new_zeros(width, width), x_NR.new_ones(width)
+    whole_RR[:-1, :-1], whole_RR[-1, -1] = basis, 1.0
+    eigen_R[:-1] = eigen.clamp_min(0)
+    return whole_RR, eigen_R
+
+
+def _spanned(features_ND: FloatArray, standardiser: Standardiser) -> Design:
+    """X X^T = U S^2 U^T gives R = U S and V = X^T U S^-1. In float64: S is the root of what the product rounds."""
+    count = len(features_ND)
+    standard_ND = torch.from_numpy(standardiser(features_ND))
+    square_R, left_NR = torch.linalg.eigh(standard_ND @ standard_ND.T)
+    kept = square_R > square_R[-1].clamp_min(1e-300) * count * torch.finfo(torch.float64).eps
+    square_R, left_NR = square_R[kept], left_NR[:, kept]
+    right_DR = (standard_ND.T @ left_NR) / square_R.sqrt()
+    x_NR = torch.cat([left_NR * square_R.sqrt(), torch.ones(count, 1, dtype=torch.float64)], dim=1)
+    eigen_R = torch.cat([square_R / count, torch.ones(1, dtype=torch.float64)])
+    dtype = torch.float64 if x_NR.numel() <= DOUBLE_BELOW else torch.float32
+    return Design(
+        x_NR=x_NR.to(dtype),
+        basis_RR=None,
+        eigen_R=eigen_R.to(dtype),
+        turned=True,
+        lift=lambda w: w.double() @ right_DR.T,
+        lower=lambda w: w.double() @ right_DR,
+        standardiser=standardiser,
+    )
+
+
+def as_array(values: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """A float64 numpy array of its own."""
+    return np.array(values.numpy(), dtype=np.float64)

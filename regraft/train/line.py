@@ -1,0 +1,71 @@
+"""The line search of several problems at once, by slopes alone.
+
+Each J_p is convex along its ray, so the sign of the slope says on which side of the minimum a step has landed, and no value
+of J is needed: in float32 slopes keep their digits where differences of nearly equal values lose them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regraft.train.loss import Loss, at
+
+SLOPE_KEPT = 0.25  # a step is taken once the slope's size has fallen to this share
+LINE_STEPS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ray:
+    """Every problem's logits Z along its direction A: slope(t) = <residual(Z + t A), A> + a + t b, a and b the penalty's part."""
+
+    logits_PKN: Tensor
+    along_PKN: Tensor
+    slope_P: Tensor
+    penalty_slope_P: Tensor
+    penalty_bend_P: Tensor
+
+    def at(self, step_P: Tensor) -> Tensor:
+        """The logits after a step."""
+        return torch.addcmul(self.logits_PKN, self.along_PKN, step_P[:, None, None])
+
+    def search(self, loss: Loss, pick: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Steps where the slope is at most SLOPE_KEPT of what it was, (P,), and the loss's residual there.
+
+        Step 1 first, which is right for most Newton-like directions, then secant steps inside the bracket.
+        """
+        step_P, bracket = torch.ones_like(self.slope_P), _Bracket(self.slope_P)
+        residual_PKN = loss.residual(self.at(step_P), pick)
+        for _ in range(LINE_STEPS):
+            slope_P = (residual_PKN * self.along_PKN).sum(dim=(1, 2)) + self.penalty_slope_P + step_P * self.penalty_bend_P
+            steep_P = slope_P.abs() > SLOPE_KEPT * self.slope_P.abs()
+            if not steep_P.any():
+                break
+            step_P = torch.where(steep_P, bracket.next(step_P, slope_P), step_P)
+            again = steep_P.nonzero()[:, 0]
+            problems = again if pick is None else pick[again]
+            logits = torch.addcmul(at(self.logits_PKN, again), at(self.along_PKN, again), step_P[again, None, None])
+            residual_PKN[again] = loss.residual(logits, problems)
+        return step_P, residual_PKN
+
+
+class _Bracket:
+    """For each problem the nearest steps known to lie before and after the minimum along its ray."""
+
+    def __init__(self, slope_P: Tensor) -> None:
+        self.low_P, self.low_slope_P = torch.zeros_like(slope_P), slope_P
+        self.high_P, self.high_slope_P = torch.full_like(slope_P, torch.inf), torch.ones_like(slope_P)
+
+    def next(self, step_P: Tensor, slope_P: Tensor) -> Tensor:
+        """Take in the slopes at `step_P` and propose the next steps: the secant's, well inside the bracket or not too far out."""
+        before_P = slope_P < 0
+        beyond_P = step_P + slope_P * (step_P - self.low_P) / (self.low_slope_P - slope_P)
+        beyond_P = torch.nan_to_num(beyond_P, nan=torch.inf).clamp(1.5 * step_P, 10 * step_P)
+        self.low_P = torch.where(before_P, step_P, self.low_P)
+        self.low_slope_P = torch.where(before_P, slope_P, self.low_slope_P)
+        self.high_P = torch.where(before_P, self.high_P, step_P)
+        self.high_slope_P = torch.where(before_P, self.high_slope_P, slope_P)
+        width_P = self.high_P - self.low_P
+        inside_P = self.low_P - self.low_slope_P * width_P / (self.high_slope_P - self.low_slope_P)
+        inside_P = inside_P.clamp(self.low_P + 0.1 * width_P, self.high_P - 0.1 * width_P)
+        return torch.where(self.high_P.isinf(), beyond_P, inside_P)

@@ -1,0 +1,60 @@
+"""Saved models written by each format version there was; they must load for ever.
+
+The files are never made again: a format that changes gets a new folder beside these and an entry in `load.MIGRATIONS`.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regraft.artifact import Config, TensorSpec, load_model, save_model
+from regraft.artifact.load import MIGRATIONS
+from regraft.artifact.schema import FORMAT_VERSION
+
+HERE = Path(__file__).parent
+# Of the files as they were first written: an editor or a checkout that changes line ends shows here, by name.
+WRITTEN = {
+    "model-v1/config.json": "cd82a1c17a405b274c521770a29a8e3f995458c474c1ee10aaef2d43776b244c",
+    "model-v1/model.safetensors": "ed9547ad980daec9656d75ff3096b6f3a05aa592434cef81e5578b6fdd1b74f6",
+}
+
+
+def specs(config: Config) -> dict[str, TensorSpec]:
+    return {
+        "backbone.bn.num_batches_tracked": TensorSpec((), "int64"),
+        "backbone.conv.weight": TensorSpec((2, 3, 1, 1)),
+        "head.bias": TensorSpec((len(config.classes),)),
+        "head.weight": TensorSpec((len(config.classes), config.features.width)),
+    }
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_the_golden_files_are_as_they_were_written(name: str) -> None:
+    assert hashlib.sha256((HERE / name).read_bytes()).hexdigest() == WRITTEN[name]
+
+
+@pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
+def test_every_format_version_still_loads(version: int) -> None:
+    loaded = load_model(HERE / f"model-v{version}", expected=specs)
+    assert loaded.config.classes == ("cat", "dog", "Écureuil", "../<script>")
+    assert loaded.config.architecture.name == "efficientnet_lite0"
+    assert loaded.config.preprocess.crop_share == 0.875
+    assert loaded.config.training.l2 == 1e-05
+    assert loaded.config.scores.test is not None
+    assert loaded.config.scores.test.accuracy.low == 0.81
+    assert loaded.tensors["backbone.bn.num_batches_tracked"] == 7
+    assert np.float32(loaded.tensors["head.bias"][0]).tobytes().hex() == "d249673f"
+    assert bool(loaded.notes) == (version < FORMAT_VERSION)
+
+
+def test_there_is_a_migration_and_a_golden_model_for_every_older_version() -> None:
+    assert sorted(MIGRATIONS) == list(range(1, FORMAT_VERSION))
+    assert {path.name for path in HERE.glob("model-v*")} == {f"model-v{number}" for number in range(1, FORMAT_VERSION + 1)}
+
+
+def test_the_current_format_is_still_written_alike(tmp_path: Path) -> None:
+    newest = HERE / f"model-v{FORMAT_VERSION}"
+    save_model(load_model(newest, expected=specs), tmp_path / "again")
+    assert (tmp_path / "again" / "config.json").read_bytes() == (newest / "config.json").read_bytes()

@@ -1,0 +1,71 @@
+"""Every command and line of Python in README.md is run, in a folder that looks like a reader's, on a few of the demo drawings."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# TODO(lead): take this mark away once `regraft fit` is connected.
+pytestmark = pytest.mark.skip(reason="`regraft fit` is not connected yet")
+EACH = 8
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """The lines a reader would type; installing is `make demo`'s to prove."""
+    lines = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    return [line for line in lines if not line.startswith("pip ")]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/, test/, new/ and a few drawings of each class in examples/clipart/."""
+    home = tmp_path_factory.mktemp("reader")
+    for folder in sorted((ROOT / "examples/clipart").iterdir()):
+        files = sorted(folder.iterdir())
+        # The README names this drawing.
+        files.sort(key=lambda file: file.name != "banana.png")
+        for target, chosen in (("photos", files[:EACH]), ("examples/clipart", files[:EACH]), ("test", files[EACH : EACH + 2])):
+            (home / target / folder.name).mkdir(parents=True)
+            for file in chosen:
+                shutil.copy(file, home / target / folder.name)
+        (home / "new").mkdir(exist_ok=True)
+        shutil.copy(files[-1], home / "new" / f"{folder.name}.png")
+    return home
+
+
+def run(command: list[str] | str, folder: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(folder / ".cache"), "MPLCONFIGDIR": str(folder / ".mpl")}
+    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, shell=isinstance(command, str))
+    assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+
+
+def test_readme_shows_the_whole_way_in_its_first_lines() -> None:
+    start = "\n".join((ROOT / "README.md").read_text().splitlines()[:20])
+    assert "regraft fit photos/" in start
+    assert "pip install" in start
+
+
+def test_commands_of_the_readme_work(reader: Path) -> None:
+    # In one test and in order: the later ones use the runs of the earlier.
+    assert len(commands()) >= 7
+    for command in commands():
+        run(command, reader)
+    assert (reader / "runs/photos/report.html").exists()
+    for name in re.findall(r"^\| `([\w.]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE):
+        assert (reader / "runs/photos" / name).exists(), name
+
+
+def test_python_of_the_readme_works(reader: Path) -> None:
+    assert blocks("python")
+    for block in blocks("python"):
+        run([sys.executable, "-c", block], reader)
