@@ -64,7 +64,7 @@ def test_the_preprocessing_survives(run: Path) -> None:
 def test_scores_become_a_record_without_nan() -> None:
     scores = Scores(
         n=3,
-        accuracy=Interval(value=np.float64(2 / 3), low=0.2, high=0.9, n=3),
+        accuracy=Interval(value=np.float64(2 / 3), low=-1e-17, high=1.0000000000000002, n=3),
         macro_f1=float("nan"),
         nll=np.float64(0.5),
         ece=0.1,
@@ -76,6 +76,7 @@ def test_scores_become_a_record_without_nan() -> None:
     record = ScoreRecord.of(scores)
     assert record.macro_f1 is None
     assert (record.nll, record.accuracy.value, record.accuracy.n) == (0.5, 2 / 3, 3)
+    assert (record.accuracy.low, record.accuracy.high) == (0.0, 1.0)
     assert type(record.nll) is float
 
 

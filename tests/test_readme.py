@@ -1,4 +1,4 @@
-"""Every command and line of Python in README.md is run, in a folder that looks like a reader's, on a few of the demo drawings."""
+"""Every command and line of Python in README.md is run, in a folder like a reader's, on a few of the demo drawings."""
 
 import os
 import re

@@ -165,19 +165,30 @@ class ScoreRecord(_Record):
         """The record of measured scores; a NaN, which JSON does not have, becomes None."""
         return cls(
             accuracy=_interval(scores.accuracy),
-            macro_f1=_defined(scores.macro_f1),
+            macro_f1=_share(scores.macro_f1),
             nll=_defined(scores.nll),
-            ece=_defined(scores.ece),
-            baseline=_defined(scores.baseline),
+            ece=_share(scores.ece),
+            baseline=_share(scores.baseline),
         )
 
 
 def _interval(interval: Interval) -> IntervalRecord:
-    return IntervalRecord(value=float(interval.value), low=float(interval.low), high=float(interval.high), n=int(interval.n))
+    value, low, high = (_within_one(float(share)) for share in (interval.value, interval.low, interval.high))
+    return IntervalRecord(value=value, low=low, high=high, n=int(interval.n))
 
 
 def _defined(figure: float) -> float | None:
     return float(figure) if math.isfinite(figure) else None
+
+
+def _share(figure: float) -> float | None:
+    return _within_one(float(figure)) if math.isfinite(figure) else None
+
+
+def _within_one(share: float) -> float:
+    # Rounding takes the end of an interval a few units past 0 or 1; anything more is a mistake and gets refused.
+    nearest = min(max(share, 0.0), 1.0)
+    return nearest if abs(nearest - share) < 1e-9 else share
 
 
 class ScoresRecord(_Record):

@@ -15,8 +15,7 @@ _USEFUL = ("openvino",)
 def doctor(cache: CacheOption = None, as_json: JsonOption = False) -> None:
     """Say whether this machine is all right.
 
-    Lists versions, processor, device, networks and the cache.
-    The exit code is 5 when something is.
+    Lists versions, processor, device, networks and the cache. The exit code is 5 where something is wrong.
     """
     from regraft.cli import show
     from regraft.errors import SomeFailed

@@ -210,6 +210,8 @@ def _walk_png(read: Reader, size: int) -> None:
     while len(chunk := read(at, 8)) == 8:
         length, kind = int.from_bytes(chunk[:4], "big"), chunk[4:]
         if kind == b"IEND" or (kind == b"fcTL" and pixels):
+            if at + 12 + length > size:
+                break
             if not pixels:
                 raise damaged("a PNG without pixels")
             return

@@ -60,7 +60,7 @@ def to_input_size(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint
 def crop_box(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, float, float]:
     """The part of an image of `size` (width, height) that the central crop shows: (left, top, right, bottom) in its pixels.
 
-    Resizing this box alone gives what resizing the whole image and then cropping gives, pixel for pixel, and computes nothing
+    Resizing this box alone gives what resizing the whole image and then cropping gives, up to rounding, and computes nothing
     that is thrown away; a 1 x 5000 image would otherwise grow to 256 x 1,280,000. Rounding is that of torchvision's Resize and
     CenterCrop: the longer side rounds down, offsets round to even.
     """

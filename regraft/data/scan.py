@@ -16,6 +16,7 @@ MOST_UNREADABLE = 0.1
 THREADS = 8
 CHUNK = 128
 FIRST = 10
+TASK = "checking images"
 
 Check = Callable[[Path, str], Rejected | None]
 
@@ -58,15 +59,11 @@ def _header_check() -> Check:
 def _check_all(samples: Sequence[Sample], check: Check, progress: Progress) -> list[Rejected | None]:
     chunks = [samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)]
     found: list[Rejected | None] = []
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="scan")
-    try:
-        with progress.task("checking images", len(samples), "images") as task:
-            for results in pool.map(lambda chunk: [check(sample.path, sample.name) for sample in chunk], chunks):
-                found += results
-                task.advance(len(results))
-    finally:
-        # Not a `with` block: that would finish all chunks after Ctrl-C.
-        pool.shutdown(wait=True, cancel_futures=True)
+    # Ctrl-C leaves the loop, which drops the map and with it the chunks that wait.
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="scan") as pool, progress.task(TASK, len(samples), "images") as task:
+        for results in pool.map(lambda chunk: [check(sample.path, sample.name) for sample in chunk], chunks):
+            found += results
+            task.advance(len(results))
     return found
 
 

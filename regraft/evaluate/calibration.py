@@ -60,10 +60,11 @@ def chance_calibration_error(predictions: Predictions) -> float:
     return float(np.sqrt(2 * variances / np.pi).sum() / len(claimed_M))
 
 
-def claims(predictions: Predictions) -> tuple[float, float]:
-    """Mean probability claimed, and share true: above it is over-confident, below it under-confident."""
+def claims(predictions: Predictions) -> tuple[float, float, float]:
+    """Mean probability claimed, share true, and the standard error of the share if the claims were perfect."""
     claimed_M, true_M = _claims(predictions)
-    return float(claimed_M.mean()), float(true_M.mean())
+    error = np.sqrt((claimed_M * (1 - claimed_M)).sum()) / len(claimed_M)
+    return float(claimed_M.mean()), float(true_M.mean()), float(error)
 
 
 def _claims(predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -16,7 +16,7 @@ def intervals_figure(rows: tuple[tuple[str, Interval], ...], baseline: float) ->
     label = "; ".join(f"{name} {percent(row.value)}, interval {span(row)}" for name, row in rows)
     bottom = 34.0 * len(rows) + 16
     drawing = Drawing(WIDTH, bottom + 24, f"Accuracy: {label}; baseline {percent(baseline)}")
-    x = linear((0, 1), (118, WIDTH - 16))
+    x = linear((0, 1), (118, WIDTH - 26))
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         drawing.line((x(tick), 8), (x(tick), bottom), "grid")
         drawing.text((x(tick), bottom + 18), f"{tick:.0%}".replace("%", "\u00a0%"), "tick", anchor="middle")

@@ -99,8 +99,10 @@ def _mistakes(scores: Scores, shown: Predictions, thumbnails: Thumbnails) -> dic
     taken_for: dict[str, Confusion] = {}
     for confusion in confusions(scores, len(scores.classes) ** 2):
         taken_for.setdefault(confusion.truth, confusion)
+    pictures = pictured(mistakes(shown, PICTURES), thumbnails)
     return {
-        "mistakes": pictured(mistakes(shown, PICTURES), thumbnails),
+        "mistakes": pictures,
+        "any_picture": any(row.source for row in pictures),
         "wrong": scores.n - round(scores.accuracy.value * scores.n),
         "confusion_rows": confusion_rows(scores),
         "confusion_map": confusion_map(scores),

@@ -25,7 +25,7 @@ def sentences(summary: RunSummary, shown: Predictions) -> tuple[str, ...]:
     """How good, against what, how sure, and what went wrong most. `shown` are the predictions of the headline."""
     scores = summary.test_scores or summary.cross_validation
     candidates = (
-        _headline(summary),
+        _headline(summary, shown.multi_label),
         _agreement(summary),
         _against_baseline(scores, shown.multi_label),
         _sureness(scores, shown),
@@ -41,7 +41,7 @@ def confusions(scores: Scores, limit: int) -> tuple[Confusion, ...]:
         return ()
     wrong_KK = scores.confusion_KK.copy()
     np.fill_diagonal(wrong_KK, 0)
-    order = np.argsort(-wrong_KK, axis=None, kind="stable")[:limit]
+    order = np.argsort(-wrong_KK, axis=None, kind="stable")[: min(limit, np.count_nonzero(wrong_KK))]
     cells = [divmod(int(cell), len(scores.classes)) for cell in order]
     return tuple(
         Confusion(
@@ -51,7 +51,6 @@ def confusions(scores: Scores, limit: int) -> tuple[Confusion, ...]:
             support=int(scores.confusion_KK[t].sum()),
         )
         for t, a in cells
-        if wrong_KK[t, a]
     )
 
 
@@ -62,15 +61,16 @@ def unlike(one: Interval, other: Interval) -> bool:
     return abs(one.value - other.value) > Z_95 * error
 
 
-def _headline(summary: RunSummary) -> str:
+def _headline(summary: RunSummary, multi_label: bool) -> str:
     accuracy = (summary.test_scores or summary.cross_validation).accuracy
     interval = f"(95{NBSP}% interval {span(accuracy)})"
+    right = f"{percent(accuracy.value)} {'of images with every label right' if multi_label else 'right'}"
     if summary.test_scores is not None:
-        return (
-            f"{percent(accuracy.value)} right on {counted(accuracy.n, 'image')} that were never used for any choice {interval}."
-        )
-    return (
-        f"{percent(accuracy.value)} right in cross-validation on the {counted(accuracy.n, 'training image')} {interval}. "
+        return f"{right} on {counted(accuracy.n, 'image')} that were never used for any choice {interval}."
+    sentence = f"{right} in cross-validation on the {counted(accuracy.n, 'training image')} {interval}. "
+    if len(summary.head.tried) < 2:
+        return sentence + "No images were held out for a test (--test none)."
+    return sentence + (
         "No images were held out for a test (--test none), and the regularisation was chosen on these same folds: "
         "expect slightly less on new images."
     )
@@ -95,14 +95,18 @@ def _against_baseline(scores: Scores, multi_label: bool) -> str:
 
 
 def _sureness(scores: Scores, shown: Predictions) -> str:
-    claimed, true = claims(shown)
-    gap, what = claimed - true, "labels" if shown.multi_label else "answers"
-    start = f"Its {what} claim {percent(claimed)} on average and {percent(true)} are true: "
-    if scores.ece <= max(0.02, 1.5 * chance_calibration_error(shown)):
-        return start + "the probabilities can be taken at face value."
-    if abs(gap) < 0.02:
-        return start + f"right on the whole, yet off by {points(scores.ece)} at a typical confidence (see Calibration)."
-    return start + f"it is {'over' if gap > 0 else 'under'}-confident by {points(gap)}."
+    claimed, true, error = claims(shown)
+    gap = claimed - true
+    start = f"It is {percent(claimed)} sure of its answers on average, and {percent(true)} are right: "
+    verdict = f"it is {'over' if gap > 0 else 'under'}-confident by {points(gap)}."
+    if shown.multi_label:
+        start = f"It gives a label {percent(claimed)} on average, and {percent(true)} of all labels apply: "
+        verdict = f"its probabilities are {points(gap)} too {'high' if gap > 0 else 'low'}."
+    if abs(gap) > max(0.01, Z_95 * error):
+        return start + verdict
+    if scores.ece > max(0.02, 1.5 * chance_calibration_error(shown)):
+        return start + f"true on the whole, yet off by {points(scores.ece)} for a typical answer (see Calibration)."
+    return start + "the probabilities can be taken at face value."
 
 
 def _worst(scores: Scores, multi_label: bool) -> str:
@@ -113,7 +117,7 @@ def _worst(scores: Scores, multi_label: bool) -> str:
     if weakest is None or weakest.recall == 1:
         return ""
     sentence = (
-        f"The hardest class is {plain(weakest.name)}: {count(round(weakest.recall * weakest.support))} of its "
+        f"The hardest {'label' if multi_label else 'class'} is {plain(weakest.name)}: {count(round(weakest.recall * weakest.support))} of its "
         f"{counted(weakest.support, 'image')} are found ({percent(weakest.recall)})"
     )
     commonest = confusions(scores, 1)

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
-
-from faults.image_bytes import png, png_chunk, png_header, tiff
+from faults.image_bytes import interlaced_png, png, png_chunk, png_header, tiff
 from faults.mkimages import blocks, encode
+from PIL import Image
 
 RGB8 = {258: (8, 8, 8), 262: 2, 277: 3}
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -112,6 +111,8 @@ def lies() -> Iterator[tuple[str, bytes, str]]:
     yield "pixels-first.PNG", PNG_MAGIC + png_chunk(b"IDAT", b"") + png_header(4, 4, 8, 2) + png_chunk(b"IEND", b""), "damaged"
     yield "few-rows.PNG", png(8, 8, 8, 0, [bytes(8)] * 3), "truncated"
     yield "few-rows-seen.PNG", png(8, 8, 8, 0, [b"\xff" * 8] * 7), "truncated"
+    for passes in (1, 4, 6):
+        yield f"interlaced-{passes}.PNG", interlaced_png(blocks()[:31], passes=passes), "truncated"
     yield "bad-depth.PNG", png(4, 4, 7, 2, [bytes(12)] * 4), "damaged"
     yield "few-strips.TIFF", tiff(RGB8 | {256: 4, 257: 40, 278: 4}, bytes(48)), "truncated"
     yield "looped-directory.TIFF", b"II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, 330, 4, 1, 8, 8), "damaged"

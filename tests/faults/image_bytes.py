@@ -19,12 +19,28 @@ def png_header(width: int, height: int, depth: int, colour: int) -> bytes:
 
 
 def png(
-    width: int, height: int, depth: int, colour: int, rows: Sequence[bytes], *, before: Sequence[Chunk] = (), after: Sequence[Chunk] = ()
+    width: int,
+    height: int,
+    depth: int,
+    colour: int,
+    rows: Sequence[bytes],
+    *,
+    before: Sequence[Chunk] = (),
+    after: Sequence[Chunk] = (),
 ) -> bytes:
     """A PNG from its raw rows; `before` and `after` are further chunks around the pixels."""
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
     chunks = [*before, (b"IDAT", pixels), *after, (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + png_header(width, height, depth, colour) + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def interlaced_png(pixels: NDArray[np.uint8], *, passes: int = 7) -> bytes:
+    """An Adam7 PNG of (height, width, 3) pixels; fewer than seven passes make it a truncated one."""
+    steps = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    raw = b"".join(b"\0" + row.tobytes() for x, y, dx, dy in steps[:passes] for row in pixels[y::dy, x::dx] if row.size)
+    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 2, 0, 0, 1)
+    body = png_chunk(b"IHDR", head) + png_chunk(b"IDAT", zlib.compress(raw)) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def tiff(tags: dict[int, int | tuple[int, ...]], pixels: bytes, *, order: str = "<") -> bytes:
@@ -65,7 +81,11 @@ def linear_profile(*, grey: bool = False) -> bytes:
     if grey:
         tags[b"kTRC"] = straight
     else:
-        tags |= {b"rXYZ": xyz(0.4360, 0.2225, 0.0139), b"gXYZ": xyz(0.3851, 0.7169, 0.0971), b"bXYZ": xyz(0.1431, 0.0606, 0.7141)}
+        tags |= {
+            b"rXYZ": xyz(0.4360, 0.2225, 0.0139),
+            b"gXYZ": xyz(0.3851, 0.7169, 0.0971),
+            b"bXYZ": xyz(0.1431, 0.0606, 0.7141),
+        }
         tags |= {b"rTRC": straight, b"gTRC": straight, b"bTRC": straight}
     at, table, body = 132 + 12 * len(tags), b"", b""
     for name, value in tags.items():

@@ -1,6 +1,6 @@
-"""Sound images of every format, mode and depth, each with the pixels that a reader must see. Made when asked for, nothing is stored.
+"""Sound images of every format, mode and depth, each with the pixels that a reader must see. Made when asked for.
 
-`python tests/faults/mkimages.py FOLDER` writes them there to be looked at.
+`PYTHONPATH=tests python tests/faults/mkimages.py FOLDER` writes them there to be looked at.
 """
 
 import io
@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from faults.image_bytes import exif, interlaced_png, linear_profile, png, seen_of_linear, tiff
 from numpy.typing import NDArray
 from PIL import Image
-
-from faults.image_bytes import exif, linear_profile, png, seen_of_linear, tiff
 
 Levels = NDArray[np.uint8]
 BACKGROUND = (255, 255, 255)
@@ -33,7 +32,9 @@ class Case:
 
 def blocks() -> Levels:
     """Six flat colours, 16 x 16 each, (32, 48, 3): no two ways of turning it look the same, and JPEG keeps it."""
-    colours = np.array([[(200, 40, 40), (40, 180, 60), (50, 60, 200)], [(230, 220, 40), (90, 90, 90), (250, 250, 250)]], np.uint8)
+    colours = np.array(
+        [[(200, 40, 40), (40, 180, 60), (50, 60, 200)], [(230, 220, 40), (90, 90, 90), (250, 250, 250)]], np.uint8
+    )
     return colours.repeat(16, axis=0).repeat(16, axis=1)
 
 
@@ -88,7 +89,14 @@ def plain() -> Iterator[Case]:
         yield Case(name=f"rgb-{number}.{kind}", data=encode(Image.fromarray(colour), kind, **options), expected=colour)
         yield Case(name=f"grey-{number}.{kind}", data=encode(Image.fromarray(grey), kind, **options), expected=three(grey))
     for kind, options in (("PNG", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "group4"}), ("GIF", {})):
-        yield Case(name=f"one-bit{len(options)}.{kind}", data=encode(Image.fromarray(mask), kind, **options), expected=three(mask * 255))
+        yield Case(
+            name=f"one-bit{len(options)}.{kind}",
+            data=encode(Image.fromarray(mask), kind, **options),
+            expected=three(mask * 255),
+        )
+    for height in (32, 31, 3):
+        part = colour[:height]
+        yield Case(name=f"interlaced-{height}.PNG", data=interlaced_png(part), expected=part)
     yield Case(name="grey.GIF", data=encode(Image.fromarray(grey), "GIF"), expected=three(grey))
 
 
@@ -97,7 +105,12 @@ def alpha() -> Iterator[Case]:
     colour, grey, opacity = blocks(), greys(), alphas()
     rgba = Image.fromarray(np.dstack([colour, opacity]))
     la = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(opacity)])
-    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})):
+    for kind, options in (
+        ("PNG", {}),
+        ("WEBP", {"lossless": True, "exact": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ):
         yield Case(name=f"rgba{len(options)}.{kind}", data=encode(rgba, kind, **options), expected=over(colour, opacity))
         if kind != "WEBP":
             yield Case(name=f"la{len(options)}.{kind}", data=encode(la, kind, **options), expected=over(three(grey), opacity))
@@ -166,7 +179,9 @@ def deep() -> Iterator[Case]:
 
 def inks() -> Iterator[Case]:
     """CMYK as it stands and as Adobe inverts it, YCbCr, LAB."""
-    cmyk = np.array([[(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 0, 0)], [(0, 0, 255, 0), (0, 0, 0, 255), (0, 0, 0, 128)]], np.uint8)
+    cmyk = np.array(
+        [[(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 0, 0)], [(0, 0, 255, 0), (0, 0, 0, 255), (0, 0, 0, 128)]], np.uint8
+    )
     cmyk = cmyk.repeat(16, axis=0).repeat(16, axis=1)
     seen = (255 - cmyk[..., :3].astype(float)) * (255 - cmyk[..., 3:]) / 255
     image = Image.frombytes("CMYK", (48, 32), cmyk.tobytes())
@@ -193,7 +208,12 @@ def profiles() -> Iterator[Case]:
     colour, grey, opacity = blocks(), greys(), alphas()
     linear = linear_profile()
     seen = seen_of_linear(colour)
-    for kind, options in (("PNG", {}), ("TIFF", {}), ("JPEG", {"quality": 100, "subsampling": 0}), ("WEBP", {"lossless": True})):
+    for kind, options in (
+        ("PNG", {}),
+        ("TIFF", {}),
+        ("JPEG", {"quality": 100, "subsampling": 0}),
+        ("WEBP", {"lossless": True}),
+    ):
         data = encode(Image.fromarray(colour), kind, icc_profile=linear, **options)
         yield Case(name=f"linear-profile.{kind}", data=data, expected=seen, tolerance=2 if kind != "JPEG" else 3)
     data = encode(Image.fromarray(grey), "PNG", icc_profile=linear_profile(grey=True))
@@ -245,7 +265,9 @@ def oriented() -> Iterator[Case]:
     for orientation in range(1, 9):
         image = Image.fromarray(stored(blocks(), orientation))
         for kind in ORIENTED:
-            yield Case(name=f"orientation-{orientation}.{kind}", data=encode_oriented(image, kind, orientation), expected=blocks())
+            yield Case(
+                name=f"orientation-{orientation}.{kind}", data=encode_oriented(image, kind, orientation), expected=blocks()
+            )
 
 
 def encode_oriented(image: Image.Image, kind: str, orientation: int) -> bytes:
