@@ -16,10 +16,10 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Paths in order, to be read once; `total` is None where a list on standard input is still to be read."""
+    """Paths in order, to be read once; `longest` is the length of the longest one, those on standard input aside."""
 
     paths: Iterator[str]
-    total: int | None
+    longest: int
     notes: tuple[str, ...] = ()
 
 
@@ -39,8 +39,7 @@ def expand_inputs(arguments: Sequence[str], *, listed: BinaryIO | None = None, n
     paths: Iterator[str] = itertools.chain.from_iterable(parts)
     if len(nothing) == len(expanded):
         paths = _not_empty(paths if STANDARD_INPUT in arguments else iter(()), notes)
-    known = sum(len(expanded[a] or _kept_pattern(a)) for a in arguments if a != STANDARD_INPUT)
-    return Inputs(paths, None if STANDARD_INPUT in arguments else known, notes)
+    return Inputs(paths, max((len(path) for group in expanded.values() for path in group), default=0), notes)
 
 
 def _expand(argument: str) -> list[str]:

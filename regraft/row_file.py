@@ -15,7 +15,7 @@ from typing import Literal
 
 from regraft.errors import OutOfSpace, OutputExists, UsageError
 from regraft.row_table import table_rows, write_table
-from regraft.rows import CsvRows, JsonRows, RowFormat, records
+from regraft.rows import CsvRows, JsonRows, RowFormat, as_utf8, records
 from regraft.values import Prediction
 
 RowKind = Literal["csv", "jsonl", "parquet"]
@@ -87,11 +87,14 @@ def check_target(target: Target, *, resume: bool, overwrite: bool) -> None:
             )
 
 
-def read_kept(target: Target, columns: int, inputs: Iterator[str], *, align: int) -> tuple[Kept, Iterator[str]]:
+def read_kept(
+    target: Target, columns: int, inputs: Iterator[str], *, align: int, most: int | None = None
+) -> tuple[Kept, Iterator[str]]:
     """What is already there of a run over `inputs`, and the inputs that are left.
 
     Whole rows only, and so many that the rows with an answer are a multiple of `align`, the size of a batch: the same images
-    then meet in a batch as in a run that was never cut short, which the last bits of their figures depend on.
+    then meet in a batch as in a run that was never cut short, which the last bits of their figures depend on. At most `most`
+    rows, unless all are there.
     Raises UsageError where the file holds other rows.
     """
     if target.kind == "parquet" and target.path.exists() and not target.journal.exists():
@@ -105,24 +108,24 @@ def read_kept(target: Target, columns: int, inputs: Iterator[str], *, align: int
             if form.header.startswith(header):
                 return Kept(), inputs
             raise _other_rows(target, f"another first line: {header[:80]!r}")
-        return _read_rows(target, form, inputs, records(file, quoted=form.quoted), align)
+        return _read_rows(target, form, inputs, records(file, quoted=form.quoted), align, most)
 
 
 def _read_rows(
-    target: Target, form: RowFormat, inputs: Iterator[str], found: Iterator[tuple[bytes, int]], align: int
+    target: Target, form: RowFormat, inputs: Iterator[str], found: Iterator[tuple[bytes, int]], align: int, most: int | None
 ) -> tuple[Kept, Iterator[str]]:
     kept, since, probe = Kept(offset=len(form.header)), list[str](), None
     answered = failed = count = 0
     end = kept.offset
     for count, (record, end) in enumerate(found, 1):
         row, path = _decoded(target, form, record, count), next(inputs, None)
-        if path is None or row.path != form.shown_path(path):
+        if path is None or as_utf8(row.path) != as_utf8(form.shown_path(path)):
             raise _other_rows(target, f"row {count} of {row.path!r}, where this run has {path or 'no more inputs'!r}")
         since.append(path)
         failed += row.status == "failed"
         answered += row.status == "ok"
         probe = probe or ((path, row) if row.status == "ok" else None)
-        if answered % align == 0:
+        if answered % align == 0 and (most is None or count <= most):
             kept, since = Kept(count, failed, end, probe=probe), []
     following = next(inputs, None)
     if following is None and end == target.journal.stat().st_size:

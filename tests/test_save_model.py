@@ -318,7 +318,25 @@ def test_a_failing_disk_leaves_the_old_or_the_new_model(
         left = loads(folder)
         assert same(left, small_model(0)) or same(left, small_model(1))
         assert not list(folder.glob(".*"))
+        assert contents(folder).keys() == FILES or same(left, small_model(1))
     assert fail_at > 2
+
+
+def test_a_failed_save_keeps_weights_that_the_old_config_still_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill after the config's rename left the weights under their digest; the next save has the same weights and fails."""
+    old, new = small_model(0), small_model(0, versions={"regraft": "0.2.0"})
+    save_model(old, tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.rename(tmp_path / f"model-{read_config(tmp_path).model.sha256[:16]}.safetensors")
+    weights.write_bytes(b"of the model before")
+    for step in (1, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", failing(os.replace, step, errno.EIO))
+            assert type(error_of_saving(new, tmp_path)) is NotWritable
+        assert same(loads(tmp_path), old)
+    save_model(new, tmp_path)
+    assert same(loads(tmp_path), new)
+    assert contents(tmp_path).keys() == FILES
 
 
 def error_of_saving(model: SavedModel, folder: Path) -> RegraftError | None:

@@ -114,6 +114,8 @@ def later_stages(backbone: Backbone) -> tuple[str, ...]:
         if not _equal(mean_of(value), seen):
             chosen.insert(0, stage.name)
             width += columns
+        elif chosen:
+            chosen[0] = stage.name  # the next only passes it on: it goes by the name of the stage that made it
         seen = mean_of(value)
     return tuple(chosen)
 

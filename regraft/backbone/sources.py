@@ -1,13 +1,18 @@
 """Where networks come from: the embedded ones, timm and torchvision. Each answers with a module, its preprocessing and class names."""
 
 import difflib
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import timm
 import torchvision
+from huggingface_hub import constants
 from torch import nn
 
 from regraft.backbone import weights as weight_files
@@ -198,9 +203,25 @@ def _torchvision_preprocess(chosen: Any) -> Preprocess:
     )
 
 
+@contextmanager
+def _offline_where_it_is() -> Iterator[None]:
+    """Without a network the hub's client tries for most of a minute before it looks at what is on disk; say so beforehand."""
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not getproxies():
+            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 def _download(make: Callable[[], object], spec: str) -> nn.Module:
     try:
-        return _checked(make())
+        with _offline_where_it_is():
+            return _checked(make())
     except Exception as error:
         raise BackboneNotFound(
             expected=f"the published weights of {spec}, on disk or from the network",

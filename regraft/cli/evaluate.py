@@ -9,8 +9,10 @@ from regraft.cli.options import DeviceOption, JsonOption, LabelColumn, PathColum
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="Folder of a run, such as runs/photos.", show_default=False)],
-    data: Annotated[Path, typer.Argument(help="Folder of class folders, or a CSV or Parquet table.", show_default=False)],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/photos.", show_default=False)],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder of class folders, or a CSV or Parquet table.", show_default=False)
+    ],
     device: DeviceOption = "auto",
     path_column: PathColumn = "path",
     label_column: LabelColumn = "label",

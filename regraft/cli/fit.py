@@ -12,40 +12,78 @@ from regraft.recipe import DEFAULT_BACKBONE, Balance, Features
 
 def fit(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(help="Folder of class folders, or a CSV or Parquet table.", show_default=False)],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder of class folders, or a CSV or Parquet table.", show_default=False)
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the run; runs/NAME by default, runs/NAME-2 where that is taken.")
+        Path | None,
+        typer.Option(
+            "--out", metavar="PATH", help="Folder for the run; runs/NAME by default, runs/NAME-2 where that is taken."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")] = False,
     backbone: Annotated[
-        str, typer.Option("--backbone", help="Pretrained network: efficientnet_lite0, 1 or 2, timm:NAME or torchvision:NAME.")
+        str,
+        typer.Option(
+            "--backbone", metavar="NAME", help="Pretrained network: efficientnet_lite0, 1 or 2, timm:NAME or torchvision:NAME."
+        ),
     ] = DEFAULT_BACKBONE,
     weights: Annotated[
-        str | None, typer.Option("--weights", help="Local file of weights for the backbone, in place of the published ones.")
+        str | None,
+        typer.Option(
+            "--weights", metavar="FILE", help="Local file of weights for the backbone, in place of the published ones."
+        ),
     ] = None,
     strategy: Annotated[
-        str, typer.Option("--strategy", help="What is trained. head: a linear head on frozen features, at its optimum.")
+        str,
+        typer.Option(
+            "--strategy", metavar="head", help="What is trained. head: a linear head on frozen features, at its optimum."
+        ),
     ] = "head",
     features: Annotated[
-        Features, typer.Option("--features", help="Last layer only, later stages too, or whichever cross-validates better.")
+        Features,
+        typer.Option(
+            "--features",
+            metavar="last|stages|auto",
+            help="Last layer only, later stages too, or whichever cross-validates better.",
+        ),
     ] = "auto",
-    balance: Annotated[Balance, typer.Option("--balance", help="auto: rare classes count as much as frequent ones.")] = "none",
+    balance: Annotated[
+        Balance, typer.Option("--balance", metavar="auto|none", help="auto: rare classes count as much as frequent ones.")
+    ] = "none",
     test: Annotated[
-        str, typer.Option("--test", help="Folder or table to score on; none for cross-validation only; auto holds images out.")
+        str,
+        typer.Option(
+            "--test",
+            metavar="DIR|none|auto",
+            help="Folder or table to score on; none for cross-validation only; auto holds images out.",
+        ),
     ] = "auto",
-    test_share: Annotated[float, typer.Option("--test-share", help="Share of the images that auto holds out.")] = 0.2,
+    test_share: Annotated[
+        float, typer.Option("--test-share", metavar="SHARE", help="Share of the images that auto holds out.")
+    ] = 0.2,
     size: Annotated[
-        int | None, typer.Option("--size", help="Side of the network's input in pixels; what it was trained with by default.")
+        int | None,
+        typer.Option(
+            "--size", metavar="PIXELS", help="Side of the network's input in pixels; what it was trained with by default."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed holds out other images.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed holds out other images.")] = 0,
     device: DeviceOption = "auto",
     cache: CacheOption = None,
     group: Annotated[
-        str | None, typer.Option("--group", help="Column of a table; its groups (patients, videos) are never split apart.")
+        str | None,
+        typer.Option(
+            "--group", metavar="COLUMN", help="Column of a table; its groups (patients, videos) are never split apart."
+        ),
     ] = None,
     group_pattern: Annotated[
         str | None,
-        typer.Option("--group-pattern", help="Regular expression whose first parenthesis in an image's path is its group."),
+        typer.Option(
+            "--group-pattern",
+            metavar="REGEX",
+            help="Regular expression whose first parenthesis in an image's path is its group.",
+        ),
     ] = None,
     path_column: PathColumn = "path",
     label_column: LabelColumn = "label",

@@ -88,8 +88,9 @@ def _explain(error: BaseException, debug: bool) -> int:
     known = _as_known(error)
     if known is None:
         return _explain_bug(error, debug)
-    for line in str(known).splitlines():
-        _say(line)
+    # Not str(known): a line break in a file's name would look like another line of the message.
+    for word, text in (("expected", known.expected), ("got", known.got), ("fix", known.fix)):
+        _say(f"{word:>8} {text}")
     return known.exit_code
 
 

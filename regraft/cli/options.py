@@ -11,17 +11,24 @@ if TYPE_CHECKING:
     from regraft.fitted import Fitted
 
 DeviceOption = Annotated[
-    Device, typer.Option("--device", help="Where the network runs; auto takes an accelerator if there is one.")
+    Device,
+    typer.Option(
+        "--device", metavar="auto|cpu|cuda|mps", help="Where the network runs; auto takes an accelerator if there is one."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON on standard output.")]
 CacheOption = Annotated[
     Path | None,
-    typer.Option("--cache", help="Folder of the feature cache; your user's cache folder, or $REGRAFT_CACHE, by default."),
+    typer.Option(
+        "--cache", metavar="DIR", help="Folder of the feature cache; your user's cache folder, or $REGRAFT_CACHE, by default."
+    ),
 ]
-PathColumn = Annotated[str, typer.Option("--path-column", help="Column of a table that holds the images' paths.")]
-LabelColumn = Annotated[str, typer.Option("--label-column", help="Column of a table that holds the classes.")]
+PathColumn = Annotated[
+    str, typer.Option("--path-column", metavar="COLUMN", help="Column of a table that holds the images' paths.")
+]
+LabelColumn = Annotated[str, typer.Option("--label-column", metavar="COLUMN", help="Column of a table that holds the classes.")]
 SplitColumn = Annotated[
-    str, typer.Option("--split-column", help="Column of a table that says train, val or test, if it has one.")
+    str, typer.Option("--split-column", metavar="COLUMN", help="Column of a table that says train, val or test, if it has one.")
 ]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Go on without the unreadable images, even if they are more than a tenth.")

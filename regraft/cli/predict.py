@@ -20,7 +20,10 @@ _SAME_WITHIN = 0.02
 
 def predict(
     model: Annotated[
-        str, typer.Argument(help="Folder of a run, or a backbone such as efficientnet_lite0.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="RUN|BACKBONE", help="Folder of a run, or a backbone such as efficientnet_lite0.", show_default=False
+        ),
     ],
     files: Annotated[
         list[str],
@@ -28,11 +31,14 @@ def predict(
             help="Images, folders, patterns; - reads paths from standard input.", metavar="FILE...", show_default=False
         ),
     ],
-    top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many classes to name for each image.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", metavar="K", min=1, help="How many classes to name for each image.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines, one per image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV, one line per image.")] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write the rows to this file: .csv, .jsonl or .parquet.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out", metavar="PATH", help="Write the rows to this file: .csv, .jsonl or .parquet.", show_default=False
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the file of a run that was cut short.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
@@ -40,7 +46,8 @@ def predict(
         bool, typer.Option("--null", help="Paths on standard input end with NUL, as find -print0 writes them.")
     ] = False,
     weights: Annotated[
-        str | None, typer.Option("--weights", help="Local file of weights, where a backbone is asked.", show_default=False)
+        str | None,
+        typer.Option("--weights", metavar="FILE", help="Local file of weights, where a backbone is asked.", show_default=False),
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -79,7 +86,7 @@ def _to_stdout(fitted: "Fitted", inputs: "Inputs", kind: "RowKind | None", top_k
     columns = min(top_k, len(fitted.classes))
     form: RowWriter = JsonRows() if kind == "jsonl" else CsvRows(columns)
     if kind is None:
-        form = PredictionLines(fitted.classes, columns)
+        form = PredictionLines(fitted.classes, columns, inputs.longest)
     # Rows and bars would overwrite each other on a terminal.
     watch = watcher(bars=not sys.stdout.isatty())
     for note in (*inputs.notes, *fitted.notes):
@@ -101,6 +108,7 @@ def _to_file(
     fitted: "Fitted", inputs: "Inputs", target: "Target", top_k: int, resume: bool, device: DeviceOption
 ) -> tuple[int, int]:
     """Rows to a file, going on with it where asked to; how many failed, of how many."""
+    from regraft.cache.answer import MANY
     from regraft.cache.stream import BATCH
     from regraft.cli.watch import watcher
     from regraft.row_file import Kept, RowFile, read_kept
@@ -108,7 +116,12 @@ def _to_file(
     watch, columns = watcher(), min(top_k, len(fitted.classes))
     for note in (*inputs.notes, *fitted.notes):
         watch.note(note)
-    kept, paths = read_kept(target, columns, inputs.paths, align=BATCH) if resume else (Kept(), inputs.paths)
+    kept, paths = Kept(), inputs.paths
+    if resume:
+        every = list(paths)
+        # The engine is chosen by the number of images: so many have to be left that it is the same as for all of them.
+        most = len(every) - MANY if len(every) >= MANY else None
+        kept, paths = read_kept(target, columns, iter(every), align=BATCH, most=most)
     _check_same_model(fitted, kept, target, columns, device)
     if kept.rows:
         watch.note(f"{target.path}: {kept.rows:,} rows are there already{', all of them' if kept.complete else ''}")
@@ -128,7 +141,9 @@ def _check_same_model(fitted: "Fitted", kept: "Kept", target: "Target", columns:
     if kept.probe is None:
         return
     path, before = kept.probe
-    now = fitted.predict([path], top_k=columns, device=device)[0]
+    form = target.rows(columns)
+    # Through the format and back, because names may be spelled differently there.
+    now = form.decode(form.encode(fitted.predict([path], top_k=columns, device=device)[0]))
     figures = dict(now.top)
     same = now.status == "ok" and all(abs(figures.get(name, 0.0) - value) <= _SAME_WITHIN for name, value in before.top)
     if not same:

@@ -62,10 +62,16 @@ class _LineTask:
 
 def progress_line(name: str, done: int, total: int, unit: str, seconds: float) -> str:
     """How far a task is after `seconds`; a `total` of 0 is not known."""
+    unit = plural(unit)
     rate = done / seconds if seconds > 0 else 0.0
     counted = f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
     left = f", {duration((total - done) / rate)} left" if total and rate else ""
     return f"{name}: {counted}, {rate:,.0f} {unit}/s{left}"
+
+
+def plural(unit: str) -> str:
+    """'images' for 'image' and for 'images'."""
+    return unit if unit.endswith("s") else f"{unit}s"
 
 
 def duration(seconds: float) -> str:
@@ -99,7 +105,7 @@ class BarWatch:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn(unit, markup=False),
+            TextColumn(plural(unit), markup=False),
             TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
         )
@@ -112,7 +118,7 @@ class BarWatch:
 
 class _BarTask:
     def __init__(self, bars: "Bars", identity: "TaskID", unit: str) -> None:
-        self._bars, self._identity, self._unit = bars, identity, unit
+        self._bars, self._identity, self._unit = bars, identity, plural(unit)
 
     def advance(self, count: int = 1) -> None:
         speed = self._bars.tasks[0].speed

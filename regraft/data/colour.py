@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from regraft.data.container import Problem
+from regraft.data.problem import Problem
 
 Background = tuple[int, int, int]
 

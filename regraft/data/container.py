@@ -8,51 +8,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-Reader = Callable[[int, int], bytes]  # (offset, count) -> at most count bytes, fewer at the end of the file
-
-# 2**28 / 3: as RGB such an image takes 256 MB. Pillow has the same limit; it is twice what common cameras give (45 MP).
-MAX_PIXELS = 89_478_485
-# Text, profiles and thumbnails of real photographs stay below 2 MB; a file with more is carrying something else.
-MAX_METADATA = 8 * 2**20
-# Encoders write about 10 scans. Each scan costs a pass over all pixels, so 1 MB of scans can hold a processor for minutes.
-MAX_SCANS = 100
-# Padding between JPEG markers is legal; crawling through megabytes of it one byte at a time is not worth it.
-MAX_JUNK = 4096
-BLOCK = 2**16
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-
-_FOREIGN = (
-    (b"%PDF", "a PDF document"),
-    (b"%!PS", "a PostScript file"),
-    (b"\xc5\xd0\xd3\xc6", "an EPS file"),
-    (b"8BPS", "a Photoshop file"),
-    (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
-    (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
-    (b"\x00\x00\x01\x00", "an icon (ICO)"),
-    (b"SIMPLE  =", "a FITS file"),
-    (b"DDS ", "a DDS texture"),
-    (b"PK\x03\x04", "a zip archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"\x93NUMPY", "a numpy array"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
-)
-_FTYP = {
-    b"avif": "an AVIF image",
-    b"avis": "an AVIF image",
-    b"heic": "a HEIC image",
-    b"heix": "a HEIC image",
-    b"mif1": "a HEIF image",
-}
-
-
-class Problem(Exception):
-    """Why a file cannot be used: a stable `code`, and what was `expected` and `got`, without the file's name."""
-
-    def __init__(self, code: str, *, expected: str, got: str, fix: str = "") -> None:
-        super().__init__(got)
-        self.code, self.expected, self.got = code, expected, got
-        self.fix = fix or "get a sound copy of the file, or remove it"
+from regraft.data.problem import BLOCK, MAX_JUNK, MAX_METADATA, MAX_SCANS, Problem, Reader, check_size, damaged, truncated
+from regraft.data.sniff import sniff
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +30,6 @@ def in_memory(data: bytes) -> Reader:
     return read
 
 
-def truncated(got: str) -> Problem:
-    return Problem("truncated", expected="a complete image file", got=got)
-
-
-def damaged(got: str) -> Problem:
-    return Problem("damaged", expected="a well-formed image file", got=got)
-
-
 def inspect(read: Reader, size: int) -> Header:
     """Sniff the format of `size` bytes, check the claimed size, and that the end of the image is there.
 
@@ -93,57 +42,6 @@ def inspect(read: Reader, size: int) -> Header:
     width, height = _READERS[kind](read, size)
     check_size(width, height)
     return Header(format=kind, width=width, height=height)
-
-
-def check_size(width: int, height: int) -> None:
-    """Raise Problem unless the image has pixels, and no more than MAX_PIXELS."""
-    if width < 1 or height < 1:
-        raise damaged(f"an image of {width} x {height} pixels")
-    if width * height > MAX_PIXELS:
-        raise Problem(
-            "too_many_pixels",
-            expected=f"at most {MAX_PIXELS:,} pixels",
-            got=f"a claim of {width} x {height}",
-            fix="reduce the image, or remove it if it is not what you think it is",
-        )
-
-
-def sniff(head: bytes) -> str:
-    """The format by content; the file's name has no say. `head` are its first 64 bytes."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "WEBP"
-    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "TIFF"
-    if head.startswith(b"BM"):
-        return "BMP"
-    raise Problem(
-        "not_an_image",
-        expected="a JPEG, PNG, WebP, BMP, GIF or TIFF image",
-        got=_describe(head),
-        fix="convert it to JPEG or PNG, or remove it",
-    )
-
-
-def _describe(head: bytes) -> str:
-    for magic, what in _FOREIGN:
-        if head.startswith(magic):
-            return what
-    if head[4:8] == b"ftyp":
-        return _FTYP.get(head[8:12], "a video or other media file")
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html")):
-        return "a web page"
-    if text.startswith((b"<svg", b"<?xml")):
-        return "an SVG drawing or other XML"
-    if not head.strip(b"\0"):
-        return "a file that starts with zeros"
-    return f"a file that starts with {head[:8]!r}"
 
 
 def _jpeg(read: Reader, size: int) -> tuple[int, int]:
@@ -304,6 +202,9 @@ def _bmp(read: Reader, size: int) -> tuple[int, int]:
     needed = start + (width * bits + 31) // 32 * 4 * (height - 1) + (width * bits + 7) // 8
     if compression in (0, 3) and needed > size:
         raise truncated(f"a BMP of {size:,} bytes that needs {needed:,}")
+    # A pair of bytes stands for 255 pixels at most, and Pillow unpacks them in Python: seconds for a lie of 89 megapixels.
+    if compression in (1, 2) and width * height > 255 * size:
+        raise damaged(f"a packed BMP of {size:,} bytes for {width} x {height} pixels")
     return width, height
 
 

@@ -31,9 +31,10 @@ from PIL import (
 )
 
 from regraft.data.colour import Background, to_rgb_or_grey
-from regraft.data.container import Header, Problem, Reader, check_size, damaged, in_memory, inspect, truncated
+from regraft.data.container import Header, in_memory, inspect
 from regraft.data.png import check_checksums, check_rows
 from regraft.data.preprocess import Preprocess, to_input_size
+from regraft.data.problem import Problem, Reader, check_size, damaged, truncated
 from regraft.errors import ImageRejected
 from regraft.values import Rejected
 

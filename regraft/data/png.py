@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from regraft.data.container import damaged, truncated
+from regraft.data.problem import damaged, truncated
 
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel by colour type
 # Adam7: first column, first row, column step, row step of each pass.

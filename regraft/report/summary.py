@@ -116,9 +116,10 @@ def _worst(scores: Scores, multi_label: bool) -> str:
     weakest = min(found, key=lambda row: (row.recall, -row.support)) if found else None
     if weakest is None or weakest.recall == 1:
         return ""
+    kind, hits = "label" if multi_label else "class", round(weakest.recall * weakest.support)
     sentence = (
-        f"The hardest {'label' if multi_label else 'class'} is {plain(weakest.name)}: {count(round(weakest.recall * weakest.support))} of its "
-        f"{counted(weakest.support, 'image')} are found ({percent(weakest.recall)})"
+        f"The hardest {kind} is {plain(weakest.name)}: {count(hits)} of its {counted(weakest.support, 'image')} are found "
+        f"({percent(weakest.recall)})"
     )
     commonest = confusions(scores, 1)
     if not commonest:

@@ -8,8 +8,8 @@ Several labels per image, one binary problem per label k, each with its own opti
 
     J_k(w, b) = sum_n w_n [log(1 + exp z_n) - t_nk z_n] / sum_n w_n + l2/2 |w|^2,      z_n = w x_n + b
 
-A mean, so l2 keeps its meaning for any N; b is free. Scikit-learn's LogisticRegression minimises C sum_n w_n loss_n + |W|^2 / 2:
-the same optimum with C = 1 / (l2 sum_n w_n). Two classes are a multinomial with K = 2, whose optimum has w_1 = -w_0; in
+A mean, so l2 keeps its meaning for any N; b is free. Scikit-learn's LogisticRegression minimises
+C sum_n w_n loss_n + |W|^2 / 2: the same optimum with C = 1 / (l2 sum_n w_n). Two classes are a multinomial with K = 2, whose optimum has w_1 = -w_0; in
 terms of the difference v = w_1 - w_0 its penalty is l2/4 |v|^2, so scikit-learn's binary problem has C = 2 / (l2 sum_n w_n).
 """
 
@@ -144,7 +144,7 @@ def check_targets(targets: Targets, count: int, classes: int, *, multi_label: bo
         fits = targets.shape == (count, classes) and targets.dtype == np.bool_
     else:
         wanted = f"{count} class indices from 0 to {classes - 1}, two classes or more"
-        fits = classes > 1 and integers and targets.shape == (count,) and 0 <= targets.min() and targets.max() < classes
+        fits = classes > 1 and integers and targets.shape == (count,) and targets.min() >= 0 and targets.max() < classes
     if not fits:
         span = f" from {targets.min()} to {targets.max()}" if integers and targets.size else ""
         raise DataUnusable(

@@ -25,8 +25,8 @@ class Design:
     """The working matrix and what is known of its second moments.
 
     `x_NR` has a last column of ones. `basis_RR` (None: the identity) and `eigen_R` are the eigenvectors and eigenvalues of
-    about X^T X / N; they only steer the solver. `turned` says that the columns are not features; `lift` takes weights (K, R - 1) to weights on standardised features (K, D),
-    `lower` back.
+    about X^T X / N; they only steer the solver. `turned` says that the columns are not features: `lift` takes weights
+    (K, R - 1) to weights on standardised features (K, D), `lower` takes them back.
     """
 
     x_NR: Tensor
@@ -40,7 +40,7 @@ class Design:
     def size(self, gradient_PKR: Tensor) -> Tensor:
         """max |gradient| of each problem on standardised features, (P,), or a bound of it where the coordinates are turned."""
         if self.turned:
-            return torch.linalg.vector_norm(gradient_PKR, dim=2).amax(dim=1)
+            return gradient_PKR.square().sum(dim=2).amax(dim=1).sqrt()
         return gradient_PKR.abs().amax(dim=(1, 2))
 
     def exact_size(self, gradient_PKR: Tensor) -> float:
@@ -79,7 +79,13 @@ def _direct(features_ND: FloatArray, standardiser: Standardiser) -> Design:
         x_NR[rows, :width] = torch.from_numpy(standardiser(features_ND[rows])).to(dtype)
     basis_RR, eigen_R = _second_moments(x_NR)
     return Design(
-        x_NR=x_NR, basis_RR=basis_RR, eigen_R=eigen_R, turned=False, lift=lambda w: w, lower=lambda w: w, standardiser=standardiser
+        x_NR=x_NR,
+        basis_RR=basis_RR,
+        eigen_R=eigen_R,
+        turned=False,
+        lift=lambda w: w,
+        lower=lambda w: w,
+        standardiser=standardiser,
     )
 
 
@@ -102,19 +108,19 @@ def _spanned(features_ND: FloatArray, standardiser: Standardiser) -> Design:
     count = len(features_ND)
     standard_ND = torch.from_numpy(standardiser(features_ND))
     square_R, left_NR = torch.linalg.eigh(standard_ND @ standard_ND.T)
-    kept = square_R > square_R[-1].clamp_min(1e-300) * count * torch.finfo(torch.float64).eps
+    kept = square_R > (square_R[-1] * count * torch.finfo(torch.float64).eps).clamp_min(1e-300)
     square_R, left_NR = square_R[kept], left_NR[:, kept]
-    right_DR = (standard_ND.T @ left_NR) / square_R.sqrt()
     x_NR = torch.cat([left_NR * square_R.sqrt(), torch.ones(count, 1, dtype=torch.float64)], dim=1)
     eigen_R = torch.cat([square_R / count, torch.ones(1, dtype=torch.float64)])
+    shrunk_NR = left_NR / square_R.sqrt()
     dtype = torch.float64 if x_NR.numel() <= DOUBLE_BELOW else torch.float32
     return Design(
         x_NR=x_NR.to(dtype),
         basis_RR=None,
         eigen_R=eigen_R.to(dtype),
         turned=True,
-        lift=lambda w: w.double() @ right_DR.T,
-        lower=lambda w: w.double() @ right_DR,
+        lift=lambda w: (w.double() @ shrunk_NR.T) @ standard_ND,  # w V^T, without making V
+        lower=lambda w: (w.double() @ standard_ND.T) @ shrunk_NR,
         standardiser=standardiser,
     )
 

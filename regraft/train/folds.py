@@ -13,7 +13,9 @@ from regraft.train.design import Design
 from regraft.train.lbfgs import Solver
 from regraft.values import Strength
 
-TOLERANCE, DECREMENT = 1e-4, 1e-5  # of the folds' solutions: their likelihood then is right to about 1e-4
+# When a fold is solved well enough to be judged. On 2,000 images with 4,048 features the likelihood at the best strength
+# then differs by 1e-4 from the one of solutions 10,000 times as exact, and the same strength wins in a fifth of the time.
+TOLERANCE, DECREMENT = 1e-3, 1e-5
 LIMIT = 300  # iterations for one strength
 BATCH_VALUES = 24_000_000  # logits solved together: about 100 MB in each of a handful of arrays
 
@@ -104,9 +106,7 @@ class FoldSolver:
             solver.release()
 
 
-def _losses(
-    logits_NK: NDArray[np.float64], targets: Targets, classes: int
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _losses(logits_NK: NDArray[np.float64], targets: Targets, classes: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The negative log-likelihood, (N, 1) or for several labels (N, K), and whether every label is right, (N,)."""
     if targets.ndim == 2:
         nll_NK = np.logaddexp(0.0, np.where(targets, -logits_NK, logits_NK))

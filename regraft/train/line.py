@@ -17,7 +17,10 @@ LINE_STEPS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ray:
-    """Every problem's logits Z along its direction A: slope(t) = <residual(Z + t A), A> + a + t b, a and b the penalty's part."""
+    """Every problem's logits Z along its direction A.
+
+    slope(t) = <residual(Z + t A), A> + a + t b, with a and b the penalty's part.
+    """
 
     logits_PKN: Tensor
     along_PKN: Tensor
@@ -57,7 +60,7 @@ class _Bracket:
         self.high_P, self.high_slope_P = torch.full_like(slope_P, torch.inf), torch.ones_like(slope_P)
 
     def next(self, step_P: Tensor, slope_P: Tensor) -> Tensor:
-        """Take in the slopes at `step_P` and propose the next steps: the secant's, well inside the bracket or not too far out."""
+        """Take in the slopes at `step_P` and propose the next steps: the secant's, kept near."""
         before_P = slope_P < 0
         beyond_P = step_P + slope_P * (step_P - self.low_P) / (self.low_slope_P - slope_P)
         beyond_P = torch.nan_to_num(beyond_P, nan=torch.inf).clamp(1.5 * step_P, 10 * step_P)

@@ -104,7 +104,8 @@ def balanced_weights(targets: Targets, classes: int) -> NDArray[np.float64]:
         return weights_N[None]
     truth_KN = targets.T.astype(bool)
     positive_K1 = truth_KN.sum(axis=1, keepdims=True)
-    return count / (2.0 * np.where(truth_KN, positive_K1, count - positive_K1))
+    weights_KN: NDArray[np.float64] = count / (2.0 * np.where(truth_KN, positive_K1, count - positive_K1))
+    return weights_KN
 
 
 def check_folds(folds_N: NDArray[np.int64], count: int) -> None:

@@ -106,6 +106,8 @@ def lies() -> Iterator[tuple[str, bytes, str]]:
     sound = encode(Image.fromarray(blocks()), "PNG")
     at = sound.index(b"IDAT") + 10
     yield "flipped-pixels.PNG", sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :], "damaged"
+    at = sound.index(b"IEND") - 5
+    yield "wrong-checksum.PNG", sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :], "damaged"
     yield "flipped-header.PNG", sound[:23] + b"\x21" + sound[24:], "damaged"
     yield "no-pixels.PNG", PNG_MAGIC + png_header(4, 4, 8, 2) + png_chunk(b"IEND", b""), "damaged"
     yield "pixels-first.PNG", PNG_MAGIC + png_chunk(b"IDAT", b"") + png_header(4, 4, 8, 2) + png_chunk(b"IEND", b""), "damaged"
@@ -137,6 +139,9 @@ def costly() -> Iterator[tuple[str, bytes, str]]:
     yield "itxt.PNG", start + png_chunk(b"iTXt", b"Comment\0\1\0\0\0" + bomb) + pixels + end, "damaged"
     yield "ztxt.PNG", start + png_chunk(b"zTXt", b"Comment\0\0" + bomb) + pixels + end, "damaged"
     yield "profile.PNG", start + png_chunk(b"iCCP", b"x\0\0" + bomb) + pixels + end, "damaged"
+    bmp = bytearray(encode(Image.new("L", (4, 4)), "BMP"))
+    bmp[18:26], bmp[30:34] = struct.pack("<ii", 9000, 9000), struct.pack("<I", 1)
+    yield "packed.BMP", bytes(bmp), "damaged"
     gif = encode(Image.new("P", (4, 4)), "GIF")
     at = gif.index(b",", 13)
     yield "comments.GIF", gif[:at] + b"!\xfe" + (b"\xff" + b"x" * 255) * 40_000 + b"\0" + gif[at:], "too_much_metadata"
