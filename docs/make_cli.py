@@ -80,7 +80,7 @@ def section(name: str, command: Any) -> Iterator[str]:
     options = [item for item in command.params if item.param_type_name == "option"]
     words = " ".join([name, *(label(item) for item in arguments), "[OPTIONS]"])
     yield f"## `{name}`\n\n{plain(command.help)}\n\n```console\n$ {words}\n```\n"
-    rows = [f"| `{label(item)}` | | {cell(item.help)} |" for item in arguments]
+    rows = [f"| `{cell(label(item))}` | | {cell(item.help)} |" for item in arguments]
     rows += [f"| `{flags(item)}` | {default(item)} | {cell(item.help)} |" for item in options]
     yield "| | default | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
 

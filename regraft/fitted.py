@@ -69,7 +69,7 @@ class Fitted:
     ) -> Iterator[Prediction]:
         """`predict`, each answer as soon as it is there."""
         if isinstance(paths, str | Path):
-            raise UsageError(expected="a list of paths", got=f"the single path {str(paths)!r}", fix="put it in a list: predict([path])")
+            raise UsageError(expected="a list of paths", got=f"the single path {str(paths)!r}", fix="put it in a list")
         if top_k < 1:
             raise UsageError(expected="top_k of 1 or more", got=str(top_k), fix="leave it out for 5")
         items = [(Path(path), str(path)) for path in paths]

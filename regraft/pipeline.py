@@ -62,7 +62,11 @@ def fit(recipe: Recipe, out: Path, *, command: str = "", progress: Progress = Si
     summary = replace(summary, run=out, seconds=clock.seconds(), report=out / "report.html")
     paths = {sample.name: sample.path for sample in (*observed.train, *observed.test)}
     write_report(
-        summary, test=test, cross_validation=cross_validation, thumbnails=lambda name: thumbnail(paths[name]), out=out / "report.html"
+        summary,
+        test=test,
+        cross_validation=cross_validation,
+        thumbnails=lambda name: thumbnail(paths[name]),
+        out=out / "report.html",
     )
     return replace(fitted, summary=replace(summary, seconds=clock.seconds()))
 
@@ -113,7 +117,9 @@ def _taps(backbone: Backbone, head: HeadFit) -> tuple[str, ...]:
 
 def _predictions(split: Split, observed: Observed, head: HeadFit) -> tuple[Predictions | None, Predictions]:
     test = (
-        predictions_of(observed.test, split.classes, split.multi_label, head.logits(observed.test_features)) if observed.test else None
+        predictions_of(observed.test, split.classes, split.multi_label, head.logits(observed.test_features))
+        if observed.test
+        else None
     )
     return test, predictions_of(observed.train, split.classes, split.multi_label, head.out_of_fold_NK)
 

@@ -99,6 +99,7 @@ class Recipe:
     def __post_init__(self) -> None:
         one_of("--device", self.device, ("auto", "cpu", "cuda", "mps"))
         if self.size is not None and not 16 <= self.size <= 2048:
-            raise UsageError(expected="--size from 16 to 2048 pixels", got=str(self.size), fix="leave it out for the weights' own size")
+            fix = "leave it out for the weights' own size"
+            raise UsageError(expected="--size from 16 to 2048 pixels", got=str(self.size), fix=fix)
         if self.seed < 0:
             raise UsageError(expected="--seed of 0 or more", got=str(self.seed), fix="give a whole number such as 0")

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,15 @@ from numpy.typing import NDArray
 
 from regraft.artifact.checks import TensorSpec
 from regraft.artifact.load import SavedModel, load_model
-from regraft.artifact.schema import ArchitectureRecord, Config, FeaturesRecord, PreprocessRecord, ScoreRecord, ScoresRecord, TrainingRecord
+from regraft.artifact.schema import (
+    ArchitectureRecord,
+    Config,
+    FeaturesRecord,
+    PreprocessRecord,
+    ScoreRecord,
+    ScoresRecord,
+    TrainingRecord,
+)
 from regraft.backbone.attach import HeadWeights
 from regraft.backbone.features import Features
 from regraft.backbone.load import rebuild_backbone
@@ -92,7 +101,8 @@ def load(folder: str | Path) -> Fitted:
 
     saved = load_model(folder, expected=expected)
     backbone, tensors = built[0], saved.tensors
-    state = {name.removeprefix(_PREFIX): torch.from_numpy(np.array(value)) for name, value in tensors.items() if name.startswith(_PREFIX)}
+    kept = {name.removeprefix(_PREFIX): value for name, value in tensors.items() if name.startswith(_PREFIX)}
+    state = {name: torch.from_numpy(np.array(value)) for name, value in kept.items()}
     backbone.module.load_state_dict({**backbone.module.state_dict(), **state})
     head = HeadWeights(taps=saved.config.features.taps, weight_KD=_array(tensors[_WEIGHT]), bias_K=_array(tensors[_BIAS]))
     return Fitted(
@@ -137,8 +147,8 @@ def _specs(backbone: Backbone, config: Config) -> dict[str, TensorSpec]:
     return {**specs, _WEIGHT: TensorSpec((classes, width)), _BIAS: TensorSpec((classes,))}
 
 
-def _dtype(value: torch.Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
+def _dtype(value: torch.Tensor) -> Literal["float32", "int64"]:
+    return "int64" if value.dtype == torch.int64 else "float32"
 
 
 def fingerprint(names: tuple[str, ...], labels: tuple[tuple[str, ...], ...], digests: tuple[bytes, ...]) -> str:

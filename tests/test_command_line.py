@@ -1,5 +1,6 @@
 """The command line: what is printed where, which exit code, and how soon it starts. The library behind it is a stand-in."""
 
+import io
 import json
 import os
 import signal
@@ -13,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import regraft
 from regraft.cli.main import main
+from regraft.cli.watch import BarWatch, LineWatch, duration, progress_line
 from regraft.errors import DataUnusable, OutOfSpace, UsageError
 from regraft.progress import Progress, Silent
 from regraft.recipe import Recipe
@@ -436,6 +439,26 @@ def test_predict_does_not_mix_rows_of_two_models(run: Run, library: Library) -> 
     assert Path("rows.csv").read_bytes() == before
 
 
+def test_resuming_leaves_enough_images_for_the_same_engine(run: Run, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["regraft.cache.answer"], "MANY", 40)
+    files = [f"{n}.jpg" for n in range(50)]
+    run("predict", "runs/old", *files, "--out", "rows.csv")
+    whole = Path("rows.csv").read_bytes()
+    Path("rows.csv").write_bytes(whole[:-5])
+    asked: list[int] = []
+
+    class Counting(StandIn):
+        def iter_predict(self, paths: Iterable[str], **options: Any) -> Iterator[Prediction]:
+            every = list(paths)
+            asked.append(len(every))
+            return super().iter_predict(every, **options)
+
+    library.model = Counting()
+    assert run("predict", "runs/old", *files, "--out", "rows.csv", "--resume")[0] == 0
+    assert asked == [1, 42]  # one to see that it is the same model, then all but 10 rows, in whole batches of 4
+    assert Path("rows.csv").read_bytes() == whole
+
+
 # -- cache
 
 
@@ -456,6 +479,31 @@ def test_cache_lists_and_clears_nothing_but_its_own(run: Run, monkeypatch: pytes
     assert json.loads(run("cache", "clear", "--json")[1])["freed"] > 0
     assert "empty" in run("cache", "list")[1]
     assert Path("c/mine.txt").read_text() == "keep"
+
+
+# -- progress
+
+
+def test_progress_is_plain_lines_in_a_log_and_bars_on_a_terminal() -> None:
+    log, screen = io.StringIO(), io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    for watch in (LineWatch(log, every=0.0), BarWatch(console)):
+        with watch.task("features [b]", 40, "image") as task:
+            for _ in range(4):
+                task.advance(10)
+        watch.note("read a\x1b[2Jb\n[bold]tree")
+    lines = log.getvalue().splitlines()
+    assert lines[1].startswith("features [b]: 20 of 40 images, ")
+    assert lines[-2:] == ["read a\\x1b[2Jb", "[bold]tree"]
+    assert "40/40" in screen.getvalue()
+    assert "[bold]tree" in screen.getvalue()
+    assert "\x1b[2J" not in screen.getvalue()
+
+
+def test_progress_says_rate_and_time_left() -> None:
+    assert progress_line("features", 100, 400, "image", 2.0) == "features: 100 of 400 images, 50 images/s, 6 s left"
+    assert progress_line("images", 10, 0, "images", 1.0) == "images: 10 images, 10 images/s"
+    assert [duration(s) for s in (59.4, 200, 3900)] == ["59 s", "3 min 20 s", "1 h 5 min"]
 
 
 # -- the process
@@ -512,6 +560,7 @@ class Model:
             yield Prediction(path=str(n), status='ok', top=(('cat', 1.0),))
 sys.modules['regraft.fitted'] = types.SimpleNamespace(pretrained=lambda *a, **k: Model())
 from regraft.cli.main import main
+from regraft.cli.watch import BarWatch, LineWatch, duration, progress_line
 sys.exit(main(['predict', 'lite', 'x.jpg', '--json']))
 """
 
@@ -553,13 +602,11 @@ def test_a_full_disk_behind_standard_output_is_said() -> None:
 
 def test_letters_that_the_terminal_lacks_are_escaped() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    code = (
-        "from regraft.cli.main import main; from regraft.cli.show import print_line; "
-        "print_line('ü'); main(['predict', 'ü/x', 'y'])"
-    )
-    done = process("import sys; sys.stdout.reconfigure(errors='backslashreplace');" + code, env=environment)
-    assert done.stdout == "\\xfc\n"
+    code = "from regraft.cli.main import main; main(['cache', 'list', '--cache', 'ü']); main(['predict', 'ü/x', 'y'])"
+    done = process(code, env=environment)
+    assert done.stdout == "\\xfc: empty\n"
     assert "\\xfc/x" in done.stderr
+    assert "bug" not in done.stderr
 
 
 def test_the_page_of_the_commands_is_current() -> None:

@@ -82,7 +82,9 @@ def test_only_new_and_changed_images_are_work(photos: Path, backbone: Backbone, 
     assert (found.misses, found.hits) == (2, 36)
 
 
-def test_unreadable_images_are_set_aside_and_the_others_keep_their_places(photos: Path, backbone: Backbone, cache: Path) -> None:
+def test_unreadable_images_are_set_aside_and_the_others_keep_their_places(
+    photos: Path, backbone: Backbone, cache: Path
+) -> None:
     whole = extract(photos, backbone, cache)
     (photos / "blue" / "002.png").write_bytes(b"not an image")
     found = extract(photos, backbone, cache)

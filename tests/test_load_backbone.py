@@ -1,7 +1,6 @@
 """Networks by name: built, weights loaded in full or refused, head and stages found."""
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from regraft.backbone.sources import EMBEDDED, build
 from regraft.backbone.weights import digest
 from regraft.errors import BackboneNotFound
 from regraft.fitted import pretrained
-
 
 HEADS = {
     "torchvision:resnet18": ("fc", 512),
@@ -105,13 +103,12 @@ def test_wrong_name_is_told_what_was_meant(spec: str, hint: str) -> None:
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise socket.gaierror("Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    yield
 
 
 @pytest.mark.usefixtures("no_network")

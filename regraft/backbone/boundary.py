@@ -1,7 +1,8 @@
 """Where a network can be cut in two: read from its own computation graph.
 
 Torch.fx records the forward pass as a list of nodes. After some of them a single tensor is alive: all that follows depends
-on that tensor alone, so a prefix and a suffix can be split there. Stages are the last such places inside each of the author's blocks.
+on that tensor alone, so a prefix and a suffix can be split there. Stages are the last such places inside each of the
+author's blocks.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from timm.models import get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
-from regraft.backbone.model import Stage
+from regraft.backbone.model import HeadLocation, Stage
 from regraft.errors import BackboneNotFound
 
 _WHOLE = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm)
@@ -96,21 +97,22 @@ def _single_tensor_cuts(graph: fx.Graph) -> list[fx.Node]:
     return cuts
 
 
-def find_stages(module: nn.Module, traced: Traced, head_input: str) -> tuple[Stage, ...]:
+def find_stages(module: nn.Module, traced: Traced, head: HeadLocation) -> tuple[Stage, ...]:
     """The last cut inside each of the author's blocks, from the image to the head, where the value still has positions.
 
     A block is a child of the model, or of a child that holds nearly everything (`features.7`, `blocks.6`,
-    `encoder.layers.encoder_layer_3`). Blocks that are single layers (VGG, AlexNet) are joined while the resolution stays the same.
+    `encoder.layers.encoder_layer_3`). Blocks that are single layers (VGG, AlexNet) are joined while the resolution stays.
     """
-    cuts = [node for node in _before(traced, head_input) if layout_of(node.meta["shape"]) != FLAT]
-    container = _stage_container(module, {str(node.meta["path"]) for node in cuts})
+    cuts = [node for node in _before(traced, head.input_node) if layout_of(node.meta["shape"]) != FLAT]
+    container = _stage_container(module, {str(node.meta["path"]) for node in cuts}, head.path)
     ends = {_block_name(node.meta["path"], container): node for node in cuts}
     kept: list[tuple[str, fx.Node]] = []
     for name, node in ends.items():
         joins = kept and _is_layer(module, name) and _is_layer(module, kept[-1][0]) and _same_positions(node, kept[-1][1])
         kept = [*(kept[:-1] if joins else kept), (name, node)]
     return tuple(
-        Stage(name=name, node=node.name, shape=node.meta["shape"][1:], layout=layout_of(node.meta["shape"])) for name, node in kept
+        Stage(name=name, node=node.name, shape=node.meta["shape"][1:], layout=layout_of(node.meta["shape"]))
+        for name, node in kept
     )
 
 
@@ -119,14 +121,14 @@ def _before(traced: Traced, head_input: str) -> list[fx.Node]:
     return [node for node in traced.cuts if names.index(node.name) <= names.index(head_input)]
 
 
-def _stage_container(module: nn.Module, paths: set[str]) -> str:
+def _stage_container(module: nn.Module, paths: set[str], head: str) -> str:
     """The innermost module that holds nearly all parameters of the part with positions; "" is the network itself."""
     container = ""
     while True:
         inside = module.get_submodule(container)
         prefix = f"{container}." if container else ""
         sizes = {
-            name: sum(p.numel() for p in child.parameters())
+            name: sum(p.numel() for key, p in child.named_parameters() if not f"{prefix}{name}.{key}".startswith(f"{head}."))
             for name, child in inside.named_children()
             if any(path == prefix + name or path.startswith(f"{prefix}{name}.") for path in paths)
         }
@@ -168,7 +170,7 @@ def positions(shape: Sequence[int]) -> int:
 
 
 def layout_of(shape: Sequence[int]) -> str:
-    """"map" (N, C, H, W), "map-channels-last" (N, H, W, C), "tokens" (N, L, C) or "flat"."""
+    """ "map" (N, C, H, W), "map-channels-last" (N, H, W, C), "tokens" (N, L, C) or "flat"."""
     if len(shape) == 3:
         return TOKENS
     if len(shape) != 4 or (shape[2], shape[3]) == (1, 1):

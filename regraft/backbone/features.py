@@ -104,7 +104,8 @@ def later_stages(backbone: Backbone) -> tuple[str, ...]:
     next only passes on. In the order of the network.
     """
     nodes = [stage.node for stage in backbone.stages]
-    first, *values = probe(prefix_graph(backbone.module, backbone.graph, [backbone.head.input_node, *nodes]), backbone.preprocess)
+    prefix = prefix_graph(backbone.module, backbone.graph, [backbone.head.input_node, *nodes])
+    first, *values = probe(prefix, backbone.preprocess)
     chosen: list[str] = []
     seen, width = flat(first), 0
     for stage, value in reversed(list(zip(backbone.stages, values, strict=True))):

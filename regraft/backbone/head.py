@@ -34,7 +34,8 @@ def find_head(module: nn.Module, traced: Traced, source: str) -> HeadLocation:
 
 
 def _last_weight_bearing(module: nn.Module, graph: fx.Graph) -> fx.Node | None:
-    for node in reversed(list(graph.nodes)):
+    nodes: list[fx.Node] = list(graph.nodes)
+    for node in reversed(nodes):
         if node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), _WEIGHT_BEARING):
             return node
     return None

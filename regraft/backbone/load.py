@@ -47,7 +47,7 @@ def describe(source: Source) -> Backbone:
         graph=traced.graph,
         architecture=source.architecture,
         head=head,
-        stages=find_stages(module, traced, head.input_node),
+        stages=find_stages(module, traced, head),
         preprocess=source.preprocess,
         weights=source.weights,
         weights_digest=digest(module),

@@ -1,4 +1,4 @@
-"""Where networks come from: the embedded ones, timm and torchvision. Each answers with a module, its preprocessing and class names."""
+"""Where networks come from: the embedded ones, timm and torchvision."""
 
 import difflib
 import socket
@@ -25,7 +25,12 @@ EMBEDDED = {
     "efficientnet_lite1": ("tf_efficientnet_lite1", 240),
     "efficientnet_lite2": ("tf_efficientnet_lite2", 260),
 }
-_RESAMPLING: dict[str, Interpolation] = {"nearest": "nearest", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanczos"}
+_RESAMPLING: dict[str, Interpolation] = {
+    "nearest": "nearest",
+    "bilinear": "bilinear",
+    "bicubic": "bicubic",
+    "lanczos": "lanczos",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +45,7 @@ class Source:
 
 
 def build(architecture: Architecture) -> nn.Module:
-    """The network with random weights; touches no network and no file. Raises BackboneNotFound for a name not in the registry."""
+    """The network with random weights; nothing is fetched or read. Raises BackboneNotFound for a name not in the registry."""
     if architecture.source == "torchvision":
         _check_known(architecture.name, torchvision.models.list_models(module=torchvision.models), "torchvision")
         # Random initialisation of these two takes seconds and is overwritten or unimportant.

@@ -42,7 +42,8 @@ def load_file(module: nn.Module, path: Path, source: str) -> None:
     """
     state = _read_state(path)
     own = module.state_dict()
-    differing = [f"{name} is {'missing' if name not in state else 'of another shape'}" for name in own if not _fits(name, own, state)]
+    wrong = [name for name in own if not _fits(name, own, state)]
+    differing = [f"{name} is {'of another shape' if name in state else 'missing'}" for name in wrong]
     differing += [f"{name} is not in the network" for name in state if name not in own]
     if differing:
         raise BackboneNotFound(

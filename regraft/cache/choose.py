@@ -104,7 +104,7 @@ def _version(name: str) -> str:
 def measure(network: Network, sample: Pixels, *, images: int, device: str) -> tuple[tuple[EngineTiming, ...], Engine]:
     """Time every engine worth trying on `sample` (n, H, W, 3); the fastest whose features agree with fp32, and all timings.
 
-    `images` is how many are to come: an engine that is slow to make is left out where the others would be through before it is ready.
+    `images` is how many are to come: an engine that is slow to make is left out where the others would be through before.
     """
     timed: list[tuple[EngineTiming, Engine]] = []
     reference_ND = None

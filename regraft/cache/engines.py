@@ -128,7 +128,7 @@ def has_fast_bf16() -> bool:
 
 
 def pick_device(device: str) -> str:
-    """"auto" -> "cuda", "mps" or "cpu", whichever is there."""
+    """ "auto" -> "cuda", "mps" or "cpu", whichever is there."""
     if device != "auto":
         return device
     if torch.cuda.is_available():

@@ -28,8 +28,8 @@ class Extracted:
     """Features of the images that could be read.
 
     `features` is (M, D), still on disk; `kept_M` are the positions of its rows among the samples, `digests` the SHA-256 of
-    their files; `columns` says what stands where. `hits` were in the cache, `misses` were decoded. `seconds` is the whole pass, `measuring` the part of it that
-    went into choosing the engine.
+    their files; `columns` says what stands where. `hits` were in the cache, `misses` were decoded. `seconds` is the whole
+    pass, `measuring` the part of it that went into choosing the engine.
     """
 
     features: FeatureRows
@@ -108,7 +108,7 @@ def _run(
     most_rejected: int | None,
     progress: Progress,
 ) -> tuple[list[int | Rejected], list[bytes], int]:
-    """For each sample its row in the table or why it has none; digests of those with one; how many went through the network."""
+    """For each sample its row in the table or why it has none; digests of those with one; how many were new."""
     known = table.lookup()
     results: list[int | Rejected] = []
     fresh: list[tuple[int, Row]] = []
@@ -118,7 +118,8 @@ def _run(
     misses = 0
 
     def flush() -> None:
-        rows = table.append([row.digest for _, row in fresh], np.stack([row.features for _, row in fresh if row.features is not None]))
+        features_ND = np.stack([row.features for _, row in fresh if row.features is not None])
+        rows = table.append([row.digest for _, row in fresh], features_ND)
         for (position, _), stored in zip(fresh, rows, strict=True):
             results[position] = stored
         fresh.clear()

@@ -150,7 +150,7 @@ class Table:
                 file.write(features_ND.data)
             self._index.executemany(
                 "INSERT OR IGNORE INTO rows VALUES (?, ?, ?)",
-                [(digest, first + i, zlib.crc32(row)) for i, (digest, row) in enumerate(zip(digests, features_ND, strict=True))],
+                [(digest, first + i, zlib.crc32(features_ND[i])) for i, digest in enumerate(digests)],
             )
         return [self._index.execute("SELECT row FROM rows WHERE digest = ?", (d,)).fetchone()[0] for d in digests]
 

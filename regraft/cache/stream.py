@@ -3,11 +3,11 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 
@@ -89,8 +89,8 @@ def run_images(images: Iterable[Loaded | Rejected], engine: Callable[[], Engine]
     if first is None:
         yield from (_without_features(item) for item in order)
         return
-    with closing(_chained(first, batches)) as stream:
-        for rows_ND in engine().stream(stream):
+    with closing(batches):
+        for rows_ND in engine().stream(chain([first], batches)):
             row_iter = iter(rows_ND)
             row = next(row_iter, None)
             while order and row is not None:
@@ -103,16 +103,11 @@ def run_images(images: Iterable[Loaded | Rejected], engine: Callable[[], Engine]
     yield from (_without_features(item) for item in order)
 
 
-def _chained(first: NDArray[np.uint8], rest: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    yield first
-    yield from rest
-
-
 def _without_features(item: Loaded | Rejected) -> Row | Rejected:
     return item if isinstance(item, Rejected) else Row(item.digest, None)
 
 
-def _batches(images: Iterable[Loaded | Rejected], order: deque[Loaded | Rejected]) -> Iterator[NDArray[np.uint8]]:
+def _batches(images: Iterable[Loaded | Rejected], order: deque[Loaded | Rejected]) -> Generator[NDArray[np.uint8]]:
     """Batches of pixels (N, H, W, 3); every image, with pixels or without, is noted in `order`."""
     batch: list[NDArray[np.uint8]] = []
     for item in images:

@@ -38,7 +38,6 @@ SkipBad = Annotated[
 def open_run(run: str) -> "Fitted":
     """The fitted run in the folder `run`. Raises SavedModelRefused, or UsageError where there is no such folder."""
     from regraft.errors import UsageError
-    from regraft.saved import load
 
     if not Path(run).exists():
         raise UsageError(
@@ -46,16 +45,19 @@ def open_run(run: str) -> "Fitted":
             got=f"{run}: no such folder",
             fix="make one: regraft fit photos/",
         )
+    from regraft.saved import load
+
     return load(run)
 
 
 def open_model(model: str, weights: str | None) -> "Fitted":
     """A run where `model` is a folder or looks like a path, else the pretrained backbone of that name."""
     from regraft.errors import UsageError
-    from regraft.fitted import pretrained
 
     if Path(model).exists() or "/" in model or "\\" in model:
         if weights is not None:
             raise UsageError(expected="--weights with a backbone", got=f"{model}, which is a run", fix="leave --weights out")
         return open_run(model)
+    from regraft.fitted import pretrained
+
     return pretrained(model, weights=weights)

@@ -20,7 +20,9 @@ def targets_of(samples: Sequence[Sample], classes: Sequence[str], multi_label: b
     return targets_NK
 
 
-def predictions_of(samples: Sequence[Sample], classes: tuple[str, ...], multi_label: bool, logits_NK: FloatArray) -> Predictions:
+def predictions_of(
+    samples: Sequence[Sample], classes: tuple[str, ...], multi_label: bool, logits_NK: FloatArray
+) -> Predictions:
     """Logits of labelled images together with the truth."""
     return Predictions(
         names=tuple(sample.name for sample in samples),
@@ -31,7 +33,9 @@ def predictions_of(samples: Sequence[Sample], classes: tuple[str, ...], multi_la
     )
 
 
-def top_classes(logits_NK: FloatArray, classes: Sequence[str], multi_label: bool, top_k: int) -> list[tuple[tuple[str, float], ...]]:
+def top_classes(
+    logits_NK: FloatArray, classes: Sequence[str], multi_label: bool, top_k: int
+) -> list[tuple[tuple[str, float], ...]]:
     """For each image its `top_k` classes with probabilities, best first; ties in the order of `classes`."""
     shares_NK = probabilities(logits_NK, multi_label)
     order_NK = np.argsort(-shares_NK, axis=1, kind="stable")[:, :top_k]

@@ -9,8 +9,9 @@ Several labels per image, one binary problem per label k, each with its own opti
     J_k(w, b) = sum_n w_n [log(1 + exp z_n) - t_nk z_n] / sum_n w_n + l2/2 |w|^2,      z_n = w x_n + b
 
 A mean, so l2 keeps its meaning for any N; b is free. Scikit-learn's LogisticRegression minimises
-C sum_n w_n loss_n + |W|^2 / 2: the same optimum with C = 1 / (l2 sum_n w_n). Two classes are a multinomial with K = 2, whose optimum has w_1 = -w_0; in
-terms of the difference v = w_1 - w_0 its penalty is l2/4 |v|^2, so scikit-learn's binary problem has C = 2 / (l2 sum_n w_n).
+C sum_n w_n loss_n + |W|^2 / 2: the same optimum with C = 1 / (l2 sum_n w_n). Two classes are a multinomial with K = 2, whose
+optimum has w_1 = -w_0; in terms of the difference v = w_1 - w_0 its penalty is l2/4 |v|^2, so scikit-learn's binary problem
+has C = 2 / (l2 sum_n w_n).
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from regraft.errors import DataUnusable, NotConverged, UsageError
 from regraft.train.design import Design, as_array, make_design
 from regraft.train.lbfgs import Solver
 from regraft.train.loss import Loss, Sigmoid, Softmax
-from regraft.train.standardise import Standardiser, row_blocks
+from regraft.train.standardise import Standardiser, check_shape, row_blocks
 from regraft.values import FloatArray
 
 Targets = NDArray[np.integer[Any]] | NDArray[np.bool_]
@@ -76,6 +77,7 @@ def solve_head(
     head to start from; it changes the time taken, not the answer.
     Raises NotConverged when max |grad J| stays above `tolerance`, DataUnusable for values that cannot be used.
     """
+    check_shape(features_ND)
     check_targets(targets, len(features_ND), classes, multi_label=targets.ndim == 2)
     if not l2 > 0:
         raise UsageError(expected="an l2 above 0", got=str(l2), fix="give for example 0.001")

@@ -1,7 +1,6 @@
 """Feature extraction: the head solved on cached features, its regularisation and its features chosen by cross-validation."""
 
 from dataclasses import dataclass
-
 from typing import cast
 
 import numpy as np
@@ -33,7 +32,8 @@ class HeadFit:
     def logits(self, features: FeatureRows) -> NDArray[np.float64]:
         """(N, K) logits of rows still on disk, a block at a time."""
         narrow = features.leading(self.weight_KD.shape[1])
-        blocks = [narrow[i : i + _READ_ROWS] @ self.weight_KD.T + self.bias_K for i in range(0, len(narrow), _READ_ROWS)]
+        parts = (narrow[i : i + _READ_ROWS] for i in range(0, len(narrow), _READ_ROWS))
+        blocks = [part @ self.weight_KD.T + self.bias_K for part in parts]
         return np.concatenate(blocks).astype(np.float64) if blocks else np.zeros((0, len(self.bias_K)))
 
 
@@ -47,7 +47,7 @@ def fit_head(
     classes: int,
     progress: Progress,
 ) -> HeadFit:
-    """Solve the head for every set of features that `strategy` allows and keep the one with the best cross-validated likelihood.
+    """Solve the head for every set of features that `strategy` allows; keep the best by cross-validated likelihood.
 
     Raises NotConverged, DataUnusable.
     """
@@ -97,5 +97,5 @@ def _describe(kind: str, results: dict[str, PathResult], folds: int, balanced: b
         weight_KD=weight_KD.astype(np.float32),
         bias_K=bias_K.astype(np.float32),
         choice=choice,
-        out_of_fold_NK=chosen.out_of_fold_logits_NK,
+        out_of_fold_NK=chosen.out_of_fold_logits_NK.astype(np.float64),
     )

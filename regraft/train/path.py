@@ -15,6 +15,7 @@ from regraft.progress import Progress, Silent
 from regraft.train.convex import LinearHead, Targets, check_targets, make_loss, solve_design
 from regraft.train.design import make_design
 from regraft.train.folds import FoldSolver
+from regraft.train.standardise import check_shape
 from regraft.values import FloatArray, Strength
 
 GRID = tuple(float(10.0**half) for half in np.arange(2.0, -9.25, -0.5))  # 10^2 ... 10^-9 in half decades
@@ -63,6 +64,7 @@ def choose_l2(
     to fix it. `features` names the features in `tried`.
     Raises NotConverged, DataUnusable, UsageError.
     """
+    check_shape(features_ND)
     check_targets(targets, len(features_ND), classes, multi_label=multi_label)
     check_folds(folds_N, len(features_ND))
     strengths = _descending(GRID if grid is None else grid)

@@ -1,7 +1,6 @@
 """What every fit keeps, for each source of backbones, task and choice of features."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import COLOURS, paint
+from numpy.typing import NDArray
 
 from regraft.backbone.features import Normalise
 from regraft.backbone.load import load_backbone
@@ -58,7 +58,7 @@ def make_data(root: Path, task: str) -> Data:
 
 
 @pytest.fixture(scope="module", params=list(product(BACKBONES, TASKS, FEATURES)), ids="-".join)
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     backbone, task, features = request.param
     weights, size = BACKBONES[backbone]
     root = tmp_path_factory.mktemp("case")
@@ -72,10 +72,10 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         cache=root / "cache",
     )
     fitted = fit(recipe, root / "run")
-    yield Case(backbone, task, features, fitted, tuple(sorted((root / "photos").rglob("*.png")))[:5])
+    return Case(backbone, task, features, fitted, tuple(sorted((root / "photos").rglob("*.png")))[:5])
 
 
-def logits_of(module: torch.nn.Module, fitted: Fitted, paths: tuple[Path, ...]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+def logits_of(module: torch.nn.Module, fitted: Fitted, paths: tuple[Path, ...]) -> NDArray[np.float32]:
     preprocess = fitted.backbone.preprocess
     pixels = torch.from_numpy(np.stack([load_pixels(path, preprocess) for path in paths]))
     with torch.inference_mode():
@@ -134,15 +134,15 @@ def test_nothing_of_the_frozen_network_moved(case: Case) -> None:
     assert digest(case.fitted.backbone.module) == case.fitted.backbone.weights_digest
 
 
+def shapes(module: torch.nn.Module, head: str) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items() if not name.startswith(head)}
+
+
 def test_a_head_on_the_last_features_gives_the_librarys_own_network(case: Case) -> None:
     module = case.fitted.to_torch()
     head = case.fitted.backbone.head
     plain = case.features == "last" and head.is_output and head.kind == "linear"
     assert (type(module) is type(case.fitted.backbone.module)) == plain
     if plain:
-        expected = {
-            name: value.shape for name, value in case.fitted.backbone.module.state_dict().items() if not name.startswith(head.path)
-        }
-        found = {name: value.shape for name, value in module.state_dict().items() if not name.startswith(head.path)}
-        assert found == expected
+        assert shapes(module, head.path) == shapes(case.fitted.backbone.module, head.path)
         assert module.get_submodule(head.path).out_features == len(case.fitted.classes)
