@@ -25,7 +25,7 @@ test: $(VENV)/.installed-dev ## Everything that must hold: style, types, import 
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-data: $(VENV)/.installed ## Fetch the public image sets of the benchmarks (about 1.3 GB)
+data: $(VENV)/.installed-dev ## Fetch the public image sets of the benchmarks (about 1.3 GB)
 	$(BIN)/python bench/data.py $(DATA)
 
 bench: data ## Measure every figure beside the peers (hours); writes docs/measurements.md

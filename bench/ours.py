@@ -79,8 +79,8 @@ def batches(pixels: Iterator[NDArray[np.uint8]]) -> Iterator[list[NDArray[np.uin
 
 def prepare(data: Path, cache: Path) -> Extraction:
     """Everything that comes before the first file is opened, with the default backbone and the features of all stages."""
-    backbone = load_backbone(DEFAULT_BACKBONE)
-    features = Features(backbone, later_stages(backbone.stages))
+    backbone = load_backbone(DEFAULT_BACKBONE, whole_image=True)
+    features = Features(backbone, later_stages(backbone))
     paths = tuple(list_images(data))
     samples = [Sample(path=path, name=path.name) for path in paths]
     chosen = choose_engine(network_of(backbone, features, cache), samples, backbone.preprocess, pick_device("auto"), Silent())

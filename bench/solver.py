@@ -3,27 +3,27 @@
     python bench/solver.py [--cases 300x3000x5,60000x1280x10] [--no-peer]
 
 Features are synthetic, made to resemble pooled activations of a network: correlated, with a decaying spectrum, of unequal
-scale and cut at 0, with classes that overlap so that about 86 % can be told apart. They are read from a memory-mapped file.
+scale and cut at 0, with classes that overlap: a head trained on 60,000 images gets about nine in ten right (`cv_accuracy` says
+how many). They are read in blocks, as a fit reads its cache.
 Prints one JSON line per case. Each runs in a process of its own, so that its peak memory is its own.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 CASES = "300x3000x5,2000x3000x10,60000x1280x10,60000x3000x10"
 LATENT, BLOCK = 256, 4000
-APART = {5: 0.35, 10: 0.21}  # distance of the class means, by the number of classes: about 86 % accuracy with 60,000 images
+APART = {5: 0.35, 10: 0.21}  # distance of the class means, by the number of classes
 
 
 def make_features(path: Path, count: int, width: int, classes: int) -> NDArray[np.int64]:
@@ -35,7 +35,7 @@ def make_features(path: Path, count: int, width: int, classes: int) -> NDArray[n
     means_KR = rng.normal(size=(classes, latent)).astype(np.float32) * spread_R * APART.get(classes, 0.21)
     scale_D = rng.lognormal(sigma=1.0, size=width).astype(np.float32)
     targets_N = rng.integers(0, classes, count)
-    features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(count, width))
+    features = np.memmap(path, mode="w+", dtype=np.float32, shape=(count, width))
     for start in range(0, count, BLOCK):
         block = targets_N[start : start + BLOCK]
         hidden = means_KR[block] + rng.normal(size=(len(block), latent)).astype(np.float32) * spread_R
@@ -45,20 +45,28 @@ def make_features(path: Path, count: int, width: int, classes: int) -> NDArray[n
     return targets_N
 
 
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory_mb() -> tuple[float, float]:
+    """This process's resident memory now and at its peak.
+
+    Not `ru_maxrss`, which a new process inherits from the one that started it.
+    """
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return float(fields["VmRSS"].split()[0]) / 1024, float(fields["VmHWM"].split()[0]) / 1024
 
 
 def run_case(features_path: Path, targets_path: Path, peer: bool) -> dict[str, Any]:
     """Time the path, and the peer on the same features; memory is measured before the peer starts."""
+    from regraft.cache.store import FeatureRows
     from regraft.train.path import choose_l2
 
-    features, targets = np.load(features_path, mmap_mode="r"), np.load(targets_path)
+    targets = np.load(targets_path)
+    width = features_path.stat().st_size // (4 * len(targets))
+    features = cast(NDArray[np.float32], FeatureRows(features_path, np.arange(len(targets)), width))
     classes, folds = int(targets.max()) + 1, 3 if len(targets) > 20_000 else 5
     folds_N = np.random.default_rng(1).permutation(np.arange(len(targets)) % folds)
-    before, start = peak_mb(), time.perf_counter()
+    before, start = memory_mb()[0], time.perf_counter()
     result = choose_l2(features, targets, folds_N, classes=classes)
-    seconds = time.perf_counter() - start
+    seconds, peak = time.perf_counter() - start, memory_mb()[1]
     best = min(result.tried, key=lambda strength: strength.nll)
     figures = {
         "case": "x".join(map(str, (*features.shape, classes))),
@@ -70,10 +78,10 @@ def run_case(features_path: Path, targets_path: Path, peer: bool) -> dict[str, A
         "l2": best.l2,
         "cv_accuracy": round(best.accuracy, 4),
         "cv_nll": round(best.nll, 5),
-        "peak_mb": round(peak_mb()),
-        "peak_mb_beyond_start_and_input": round(peak_mb() - before - features.nbytes / 2**20),
+        "peak_mb": round(peak),
+        "peak_mb_beyond_start": round(peak - before),
     }
-    return figures | (time_peer(result, features, targets) if peer else {})
+    return figures | (time_peer(result, features[:], targets) if peer else {})
 
 
 def time_peer(result: Any, features: NDArray[np.float32], targets: NDArray[np.int64]) -> dict[str, Any]:
@@ -105,12 +113,12 @@ def main() -> None:
     parser.add_argument("--inside", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
-        print(json.dumps(run_case(*arguments.inside, peer=not arguments.no_peer)), flush=True)
+        print(json.dumps(run_case(arguments.inside[0], arguments.inside[1], not arguments.no_peer)), flush=True)
         return
     for case in arguments.cases.split(","):
         count, width, classes = map(int, case.split("x"))
         with tempfile.TemporaryDirectory() as folder:
-            features, targets = Path(folder) / "features.npy", Path(folder) / "targets.npy"
+            features, targets = Path(folder) / "features.bin", Path(folder) / "targets.npy"
             np.save(targets, make_features(features, count, width, classes))
             command = [sys.executable, __file__, "--inside", str(features), str(targets)]
             subprocess.run(command + ["--no-peer"] * arguments.no_peer, check=True)

@@ -104,6 +104,14 @@ def test_small_batches_give_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> 
         np.testing.assert_allclose(split.head.weight_KD, whole.head.weight_KD, atol=1e-3)
 
 
+def test_small_batches_keep_only_weights_between_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, targets, folds = images(120, 15, 3)
+    monkeypatch.setattr(folds_module, "BATCH_VALUES", 800)
+    solver = folds_module.FoldSolver(make_design(features), targets, folds, np.ones((1, 120)), 3)
+    solver.try_strength(1.0, "last")
+    assert [part.logits_PKN.numel() for part in solver.solvers] == [0, 0]
+
+
 def test_balance_weighs_classes_alike() -> None:
     features, targets, folds = images(160, 10, 4)
     skewed = np.where(targets < 3, 0, 1)

@@ -74,10 +74,11 @@ def make_design(features_ND: FloatArray) -> Design:
 def _direct(features_ND: FloatArray, standardiser: Standardiser) -> Design:
     count, width = features_ND.shape
     dtype = torch.float64 if features_ND.size <= DOUBLE_BELOW else torch.float32
+    # Before the copy is made: the eigenvectors' workspace and the copy then never stand in memory together.
+    basis_RR, eigen_R = _second_moments(features_ND, standardiser, dtype)
     x_NR = torch.ones(count, width + 1, dtype=dtype)
     for rows in row_blocks(features_ND):
         x_NR[rows, :width] = torch.from_numpy(standardiser(features_ND[rows])).to(dtype)
-    basis_RR, eigen_R = _second_moments(x_NR)
     return Design(
         x_NR=x_NR,
         basis_RR=basis_RR,
@@ -89,18 +90,22 @@ def _direct(features_ND: FloatArray, standardiser: Standardiser) -> Design:
     )
 
 
-def _second_moments(x_NR: Tensor) -> tuple[Tensor | None, Tensor]:
+def _second_moments(features_ND: FloatArray, standardiser: Standardiser, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
     """Eigenvectors and eigenvalues of the covariance, estimated on evenly spaced images; the bias stands alone."""
-    count, width = x_NR.shape
+    count, width = features_ND.shape
+    eigen_R = torch.ones(width + 1, dtype=dtype)
     if width > LARGEST_BASIS:
-        return None, x_NR.new_ones(width)
+        return None, eigen_R
     stride = max(1, count // (SAMPLE * width))
-    sample_NR = x_NR[::stride, :-1]
-    eigen, basis = torch.linalg.eigh(sample_NR.T @ sample_NR / len(sample_NR))
-    whole_RR, eigen_R = x_NR.new_zeros(width, width), x_NR.new_ones(width)
-    whole_RR[:-1, :-1], whole_RR[-1, -1] = basis, 1.0
-    eigen_R[:-1] = eigen.clamp_min(0)
-    return whole_RR, eigen_R
+    gram_DD = torch.zeros(width, width, dtype=dtype)
+    for rows in row_blocks(features_ND, stride):
+        sample_ND = torch.from_numpy(standardiser(features_ND[rows])).to(dtype)
+        gram_DD.addmm_(sample_ND.T, sample_ND)
+    eigen_D, basis_DD = torch.linalg.eigh(gram_DD / len(range(0, count, stride)))
+    basis_RR = torch.zeros(width + 1, width + 1, dtype=dtype)
+    basis_RR[:-1, :-1], basis_RR[-1, -1] = basis_DD, 1.0
+    eigen_R[:-1] = eigen_D.clamp_min(0)
+    return basis_RR, eigen_R
 
 
 def _spanned(features_ND: FloatArray, standardiser: Standardiser) -> Design:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from regraft.errors import DataUnusable
 from regraft.values import FloatArray
 
-BLOCK_VALUES = 1 << 22  # 32 MB in float64: large enough for full speed, small beside everything else
+BLOCK_VALUES = 1 << 21  # 16 MB in float64: large enough for full speed, small beside everything else
 CONSTANT = 1e-6  # spread relative to the mean below which a float32 column holds nothing but rounding
 
 
@@ -50,11 +50,11 @@ def standardise(features_ND: FloatArray) -> Standardiser:
     return Standardiser(mean_D=mean_D, scale_D=np.where(constant_D, 1.0, deviation_D), constant_D=constant_D)
 
 
-def row_blocks(features_ND: FloatArray) -> Iterator[slice]:
-    """Slices of rows that together cover the array, each of about `BLOCK_VALUES` values."""
-    rows = max(1, BLOCK_VALUES // max(1, features_ND.shape[1]))
+def row_blocks(features_ND: FloatArray, stride: int = 1) -> Iterator[slice]:
+    """Slices that together cover every `stride`-th row, each of about `BLOCK_VALUES` values."""
+    rows = max(1, BLOCK_VALUES // max(1, features_ND.shape[1])) * stride
     for start in range(0, len(features_ND), rows):
-        yield slice(start, min(start + rows, len(features_ND)))
+        yield slice(start, min(start + rows, len(features_ND)), stride)
 
 
 def check_shape(features_ND: FloatArray) -> None:
