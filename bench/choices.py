@@ -2,7 +2,6 @@
 
     python bench/choices.py --data DIR [SET ...]       pooling and crop: one line per alternative and set
 
-Each line: the data, what was pooled, the share of the image that is shown, D, the chosen l2, the cross-validated negative
 Each line: the data, what was pooled, the share of the image shown, D, the chosen l2, the cross-validated negative
 """
 

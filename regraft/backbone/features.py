@@ -62,16 +62,12 @@ def position_dims(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def pooled(value: Tensor) -> Tensor:
-    """(N, 3 C): mean, maximum and standard deviation over the positions of a map or of tokens."""
-    dims = position_dims(value.shape)
-    mean = value.mean(dim=dims, keepdim=True)
-    # From the differences, not from E[x^2] - E[x]^2, which cancels in half precision.
-    deviation = (value - mean).square().mean(dim=dims).sqrt()
-    return torch.cat([mean_of(value), value.amax(dim=dims), deviation], dim=1)
+    """(N, 2 C): mean and maximum over the positions of a map or of tokens."""
+    return torch.cat([mean_of(value), value.amax(dim=position_dims(value.shape))], dim=1)
 
 
 class Features(nn.Module):
-    """Normalised images (N, 3, H, W) -> features (N, D): the head's input, then each tap's mean, maximum and deviation.
+    """Normalised images (N, 3, H, W) -> features (N, D): the head's input, then each tap's mean and maximum.
 
     One pass computes everything; `columns` says what stands where. Everything is frozen and in eval mode.
     """

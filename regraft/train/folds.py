@@ -14,7 +14,7 @@ from regraft.train.lbfgs import Solver
 from regraft.values import Strength
 
 # When a fold is solved well enough to be judged. On 2,000 images with 4,048 features the likelihood at the best strength then
-# differs by 4e-5 from that of solutions 1,000 times as exact, in a quarter of their iterations. Small problems, which are
+# differs by 1e-5 from that of solutions 1,000 times as exact, in a third of their iterations. Small problems, which are
 # solved in float64 and are the ones that separate perfectly, can afford more.
 TOLERANCE, DECREMENT, DECREMENT_SMALL = 1e-3, 1e-6, 1e-8
 LIMIT = 300  # iterations for one strength
