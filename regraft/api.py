@@ -2,15 +2,27 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 
+from regraft.errors import UsageError
 from regraft.fitted import Fitted
 from regraft.pipeline import fit as run_pipeline
-from regraft.place import place_run
+from regraft.place import place_run, reserved
 from regraft.progress import Progress, Silent
 from regraft.recipe import DEFAULT_BACKBONE, Data, Device, Head, Recipe
 
 # Frozen, so one default serves all calls.
 _HEAD = Head()
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "data": ((str, Path, Data), "a path or a regraft.Data"),
+    "test": ((str, Path), 'a path, "auto" or "none"'),
+    "size": ((int, NoneType), "a whole number of pixels or None"),
+    "seed": ((int,), "a whole number"),
+    "strategy": ((Head,), "a regraft.Head"),
+    "backbone": ((str,), "a name"),
+    "out": ((str, Path, NoneType), "a path or None"),
+    "cache": ((str, Path, NoneType), "a path or None"),
+}
 
 
 def fit(
@@ -37,7 +49,8 @@ def fit(
 
     Raises a child of RegraftError: DataUnusable, UsageError (with BackboneNotFound and OutputExists), OutOfSpace, NotConverged.
     """
-    chosen = data if isinstance(data, Data) else Data(path=Path(data))
+    _check_types(data=data, test=test, size=size, seed=seed, strategy=strategy, backbone=backbone, out=out, cache=cache)
+    chosen = replace(data, path=Path(data.path)) if isinstance(data, Data) else Data(path=Path(data))
     if test != "auto":
         chosen = replace(chosen, test=test)
     recipe = Recipe(
@@ -53,4 +66,14 @@ def fit(
     place = place_run(chosen.path, None if out is None else Path(out), overwrite=overwrite)
     if place.note:
         progress.note(place.note)
-    return run_pipeline(recipe, place.folder, progress=progress)
+    with reserved(place.folder):
+        return run_pipeline(recipe, place.folder, progress=progress)
+
+
+def _check_types(**given: object) -> None:
+    """Raise UsageError for an argument of another kind: said now, and not somewhere in the middle of the work."""
+    for name, value in given.items():
+        kinds, words = _KINDS[name]
+        # True is an int in Python, and a seed or a size to nobody.
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise UsageError(expected=f"{name} to be {words}", got=repr(value), fix="see help(regraft.fit)")

@@ -16,10 +16,9 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Paths in order, to be read once; `longest` is the length of the longest one, those on standard input aside."""
+    """Paths in order, to be read once."""
 
     paths: Iterator[str]
-    longest: int
     notes: tuple[str, ...] = ()
 
 
@@ -39,7 +38,7 @@ def expand_inputs(arguments: Sequence[str], *, listed: BinaryIO | None = None, n
     paths: Iterator[str] = itertools.chain.from_iterable(parts)
     if len(nothing) == len(expanded):
         paths = _not_empty(paths if STANDARD_INPUT in arguments else iter(()), notes)
-    return Inputs(paths, max((len(path) for group in expanded.values() for path in group), default=0), notes)
+    return Inputs(paths, notes)
 
 
 def _expand(argument: str) -> list[str]:

@@ -1,11 +1,15 @@
 """Where a run goes: never over something that somebody may want to keep."""
 
+import hashlib
 import itertools
+import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from regraft.errors import OutputExists, SavedModelRefused, UsageError
+from regraft.errors import NotWritable, OutputExists, RunLocked, SavedModelRefused, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +25,12 @@ def place_run(data: Path, out: Path | None, *, overwrite: bool) -> Place:
 
     Without `out` it is runs/NAME, NAME being the data's; where that is taken, runs/NAME-2 and so on, unless `overwrite`.
     An `out` that is taken raises OutputExists unless `overwrite`, which replaces runs of regraft and nothing else.
-    Raises UsageError for a place inside of the data, where the next fit would take it for a class.
+    Raises UsageError for a place inside of the data, where the next fit would take it for a class, NotWritable where nothing
+    can be written: said now and not after the work.
     """
     name = (data if data.is_dir() else data.with_suffix("")).resolve().name or "data"
     folder = _checked(data, Path("runs") / name if out is None else out)
+    _check_writable(folder)
     if not is_taken(folder):
         return Place(folder)
     if overwrite:
@@ -38,6 +44,32 @@ def place_run(data: Path, out: Path | None, *, overwrite: bool) -> Place:
         )
     free = next(other for other in _numbered(folder) if not is_taken(other))
     return Place(free, f"{folder} holds an earlier run: this one goes to {free} (--overwrite would replace it)")
+
+
+@contextmanager
+def reserved(folder: Path) -> Iterator[None]:
+    """Keep other fits of this machine out of `folder` until this one has ended, however it ends. Raises RunLocked.
+
+    The lock is no file of the folder, which need not be there yet. Where there are no locks, the fit goes without.
+    """
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]
+    with ExitStack() as held:
+        try:
+            import fcntl
+
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            descriptor = os.open(Path(tempfile.gettempdir()) / f"regraft-{name}.lock", flags, 0o600)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunLocked(
+                expected=f"no other fit into {folder}",
+                got="one that is running now",
+                fix="wait until it ends, or give another folder with --out",
+            ) from None
+        except (ImportError, OSError):
+            pass
+        yield
 
 
 def is_taken(folder: Path) -> bool:
@@ -62,6 +94,16 @@ def _checked(data: Path, folder: Path) -> Path:
             fix=f"give another one with --out, for example --out {data.resolve().parent / 'runs' / data.resolve().name}",
         )
     return folder
+
+
+def _check_writable(folder: Path) -> None:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+        raise NotWritable(
+            expected=f"to be able to write to {folder}",
+            got=f"{there}: no permission, or a read-only disk",
+            fix="check its permissions, or give another folder with --out",
+        )
 
 
 def _refuse_foreign(folder: Path) -> None:

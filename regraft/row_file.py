@@ -124,7 +124,7 @@ def _read_rows(
         since.append(path)
         failed += row.status == "failed"
         answered += row.status == "ok"
-        probe = probe or ((path, row) if row.status == "ok" else None)
+        probe = _less_sure(probe, path, row)
         if answered % align == 0 and (most is None or count <= most):
             kept, since = Kept(count, failed, end, probe=probe), []
     following = next(inputs, None)
@@ -132,6 +132,13 @@ def _read_rows(
         return Kept(count, failed, end, complete=True, probe=probe), iter(())
     rest = itertools.chain(since, [] if following is None else [following], inputs)
     return Kept(kept.rows, kept.failed, kept.offset, probe=probe), rest
+
+
+def _less_sure(probe: tuple[str, Prediction] | None, path: str, row: Prediction) -> tuple[str, Prediction] | None:
+    """Of two rows the one with the lower probability: of what is certain, another model is as certain."""
+    if row.status != "ok" or not row.top:
+        return probe
+    return (path, row) if probe is None or row.top[0][1] < probe[1].top[0][1] else probe
 
 
 def _decoded(target: Target, form: RowFormat, record: bytes, number: int) -> Prediction:

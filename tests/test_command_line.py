@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,12 @@ import pytest
 from rich.console import Console
 
 import regraft
+from regraft.cli.lines import PredictionLines
 from regraft.cli.main import main
 from regraft.cli.watch import BarWatch, LineWatch, duration, progress_line
+from regraft.data.names import display_width
 from regraft.errors import DataUnusable, OutOfSpace, UsageError
+from regraft.place import reserved
 from regraft.progress import Progress, Silent
 from regraft.recipe import Recipe
 from regraft.values import (
@@ -366,7 +370,7 @@ def test_predict_prints_one_json_line_per_input_in_order(run: Run) -> None:
     assert rows[0] == {"path": "new/bad.jpg", "status": "failed", "reason": "ends early", "predictions": []}
     assert rows[1]["predictions"] == [{"class": "[bold]cat", "probability": 0.2}]
     assert rows[1]["reason"] is None
-    assert "2 failed" in err
+    assert "2 of 4 failed" in err
 
 
 def test_predict_prints_csv_and_lines_for_people(run: Run) -> None:
@@ -612,3 +616,97 @@ def test_letters_that_the_terminal_lacks_are_escaped() -> None:
 def test_the_page_of_the_commands_is_current() -> None:
     done = subprocess.run([sys.executable, str(ROOT / "docs/make_cli.py"), "--check"], check=False)
     assert done.returncode == 0, "run: python docs/make_cli.py"
+
+
+def test_a_list_of_files_in_an_error_is_one_line_each(run: Run, library: Library) -> None:
+    library.failure = DataUnusable(expected="e", got="2 unreadable:\n       a.png: empty\n       b.png: empty", fix="f")
+    _, _, err = run("fit", "photos")
+    assert err.splitlines()[-5:] == [
+        "expected e",
+        "     got 2 unreadable:",
+        "       a.png: empty",
+        "       b.png: empty",
+        "     fix f",
+    ]
+
+
+def test_fit_names_the_images_that_were_set_aside(run: Run) -> None:
+    assert "set aside: b.jpg: ends early" in run("fit", "photos")[2]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes streams by a shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
+def test_a_stream_closed_from_the_start_is_no_bug(closed: str) -> None:
+    command = f'"{sys.executable}" -m regraft cache list --cache nowhere {closed}'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_narrow_terminal_loses_no_name_and_no_digit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    out = run("evaluate", "runs/old", "photos")[1]
+    assert "class" in out
+    assert "[bold]cat" in out
+    assert "50.0 %" in out
+
+
+def test_cache_refuses_a_file(run: Run) -> None:
+    assert run("cache", "list", "--cache", "photos/cat/1.jpg")[0] == 2
+
+
+def test_predicted_lines_are_in_columns(run: Run, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("list").open("wb") as file:
+        file.write("a.jpg\n\u732b\u732b.jpg\nlonger_name.jpg\n".encode())
+    long = "chimpanzee, chimp, Pan troglodytes, and more"
+    monkeypatch.setattr(library.model, "classes", (long, *CLASSES[1:]))
+    with Path("list").open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        lines = run("predict", "runs/old", "-", "--top-k", "1")[1].splitlines()
+    assert len({display_width(line[: line.index("%")]) for line in lines}) == 1
+    assert PredictionLines((long,), 1, 1).encode(Prediction(path="a", status="ok", top=((long, 1.0),))).decode() == (
+        "a  100.0 % chimpanzee, chimp, Pan troglody…\n"
+    )
+
+
+def test_another_model_is_noticed_by_what_is_least_certain(run: Run, library: Library) -> None:
+    """Models agree on the easy images: asking one of those again tells nothing."""
+
+    class Sure(StandIn):
+        other = 0.6
+
+        def iter_predict(self, paths: Iterable[str], **_: Any) -> Iterator[Prediction]:
+            shares = ((path, 1.0 if "easy" in path else self.other) for path in paths)
+            return (Prediction(path=path, status="ok", top=((CLASSES[0], share),)) for path, share in shares)
+
+    library.model = Sure()
+    run("predict", "runs/old", "easy.jpg", "hard.jpg", "--out", "rows.csv")
+    library.model.other = 0.9
+    assert run("predict", "runs/old", "easy.jpg", "hard.jpg", "--out", "rows.csv", "--resume")[0] == 2
+
+
+def test_several_labels_say_what_accuracy_means(run: Run, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = library.model.evaluate("photos")
+    many = replace(answer, scores=replace(answer.scores, confusion_KK=None))
+    monkeypatch.setattr(library.model, "evaluate", lambda *_, **__: many)
+    out = run("evaluate", "runs/old", "photos")[1]
+    assert "every label right" in out
+    assert "commonest set of labels" in out
+
+
+def test_a_place_that_cannot_be_written_to_is_said_before_the_work(
+    run: Run, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regraft.place.os.access", lambda _, mode: not mode & os.W_OK)
+    code, _, err = run("fit", "photos", "--out", "elsewhere/run")
+    assert code == 6
+    assert "--out" in err
+    assert library.recipe is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+def test_a_second_fit_into_the_same_folder_is_refused_while_the_first_runs(run: Run, library: Library) -> None:
+    with reserved(Path("runs/photos")):
+        code, _, err = run("fit", "photos")
+    assert (code, library.recipe) == (2, None)
+    assert "one that is running now" in err
+    assert run("fit", "photos")[0] == 0

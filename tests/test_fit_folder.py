@@ -12,7 +12,7 @@ from conftest import COLOURS, paint, paint_classes
 from image_files import tree_hash
 
 import regraft
-from regraft.errors import TooFewImages, TooManyUnreadable, UnknownClass
+from regraft.errors import TooFewImages, TooManyUnreadable, UnknownClass, UsageError
 from regraft.evaluate.table import read_predictions
 from regraft.recipe import Data, Head
 
@@ -219,3 +219,14 @@ def test_balance_weighs_classes_equally(tmp_path: Path, cache: Path) -> None:
     # So strong a penalty leaves little but the frequencies of the classes: 1 in 12 as they are, even when balanced.
     assert shares["none"] < 0.25
     assert shares["auto"] > 2 * shares["none"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"data": 5}, {"data": None}, {"test": None}, {"size": "224"}, {"seed": 1.5}, {"seed": True}, {"strategy": "head"},
+     {"backbone": None}, {"out": 3}],
+)  # fmt: skip
+def test_arguments_of_another_kind_are_refused_before_any_work(tmp_path: Path, wrong: dict[str, object]) -> None:
+    given: dict[str, object] = {"data": tmp_path, "out": tmp_path / "run", **wrong}
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        regraft.fit(**given)  # type: ignore[arg-type]

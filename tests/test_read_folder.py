@@ -11,6 +11,7 @@ import pytest
 from image_files import PNG, put, put_classes, tree_hash
 
 from regraft.data.folder import list_images, read_folder
+from regraft.data.names import display_width
 from regraft.data.read import read_evaluation, read_samples
 from regraft.errors import DataUnusable, RegraftError, TooFewImages, UnknownClass, UsageError
 from regraft.recipe import Data
@@ -367,3 +368,21 @@ def test_reading_70000_names_takes_about_a_second(tmp_path: Path) -> None:
     found = read_folder(tmp_path)
     assert len(found.samples) == 7_000
     assert time.process_time() - start < 0.5
+
+
+def test_a_test_set_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    put_classes(tmp_path / "photos", cat=3, dog=3)
+    with pytest.raises(DataUnusable, match="nothing at"):
+        read_samples(Data(path=tmp_path / "photos", test=tmp_path / "nope"))
+
+
+def test_the_tree_is_in_columns_whatever_the_letters(tmp_path: Path) -> None:
+    put_classes(tmp_path, **{"elephants": 12, "\U0001f418": 3})
+    lines = read_samples(Data(path=tmp_path)).tree.splitlines()[1:]
+    assert len({display_width(line) for line in lines}) == 1
+
+
+def test_a_path_may_be_text(tmp_path: Path) -> None:
+    put_classes(tmp_path, cat=3, dog=3)
+    data = Data(path=str(tmp_path))  # type: ignore[arg-type]
+    assert len(read_samples(data).samples) == len(read_evaluation(data, ("cat", "dog")).samples) == 6

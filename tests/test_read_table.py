@@ -86,7 +86,7 @@ def test_a_missing_file_is_rejected_and_named(folder: Path) -> None:
 
 
 def test_paths_that_are_all_wrong_are_explained(folder: Path) -> None:
-    with pytest.raises(DataUnusable, match=r"4 of 4 \(100%\)[\s\S]*relative to the table's own folder"):
+    with pytest.raises(DataUnusable, match=r"4 of 4 \(100 %\)[\s\S]*relative to the table's own folder"):
         read(table(folder, PLAIN.replace("\n", "\nimages/").removesuffix("images/")))
     with pytest.raises(TooManyUnreadable, match="relative to the table's own folder"):
         read(table(folder, PLAIN + "gone.png,dog\n"))
@@ -141,7 +141,7 @@ REFUSED = [
     ),
     (PLAIN.replace("dog", "cat"), r"two classes or more"),
     ("path,label\n", r"no rows"),
-    ("", r"a column 'path'"),
+    ("", r"an empty file"),
 ]
 
 
@@ -256,3 +256,9 @@ def test_evaluation_of_a_table(folder: Path) -> None:
     assert read_evaluation(several, ("cat", "dog"), multi_label=True).multi_label
     with pytest.raises(DataUnusable, match="one label for each image"):
         read_evaluation(several, ("cat", "dog"))
+
+
+def test_an_empty_file_is_called_empty(folder: Path) -> None:
+    (folder / "none.csv").write_text("\n")
+    with pytest.raises(DataUnusable, match="an empty file"):
+        read_samples(Data(path=folder / "none.csv"))

@@ -39,7 +39,7 @@ def test_more_than_a_tenth_stops_and_lists_the_first_ten() -> None:
         scan_images(SAMPLES, check=reject(set(range(count + 1))))
     message = str(caught.value)
     assert caught.value.exit_code == 3
-    assert f"{count + 1} of {len(SAMPLES)} (10%) unreadable" in message
+    assert f"{count + 1} of {len(SAMPLES)} (10 %) unreadable" in message
     assert message.count("ends early") == 10
     assert "0009.png: ends early" in message
     assert f"and {count + 1 - 10} more" in message
@@ -104,7 +104,7 @@ def test_a_third_unreadable_stops_and_skip_bad_leaves_the_files_alone(tmp_path: 
     put(tmp_path, "cat/short.png", content=PNG[:40])
     put(tmp_path, "dog/empty.gif", content=b"")
     before = tree_hash(tmp_path)
-    with pytest.raises(TooManyUnreadable, match=r"3 of 11 \(27%\)[\s\S]*cat/short.png[\s\S]*cat/text.jpg[\s\S]*dog/empty.gif"):
+    with pytest.raises(TooManyUnreadable, match=r"3 of 11 \(27 %\)[\s\S]*cat/short.png[\s\S]*cat/text.jpg[\s\S]*dog/empty.gif"):
         read_samples(Data(path=tmp_path))
     samples = read_samples(Data(path=tmp_path, skip_bad=True))
     assert [(r.name, bool(r.reason)) for r in samples.rejected] == [

@@ -57,7 +57,7 @@ def test_a_fifth_of_each_class_is_held_out() -> None:
     split = split_samples(collected(samples), DATA, 0)
     check_whole(split, samples)
     assert count(split.test) == {"a": 20, "b": 10, "c": 3, "d": 1, "e": 1}
-    assert split.how.startswith("35 images of 175 (20%) held out by class, seed 0")
+    assert split.how.startswith("35 images of 175 (20 %) held out by class, seed 0")
     assert split.notes == ("no test images of f",)
 
 

@@ -1,5 +1,7 @@
 """regraft cache: what is kept, so that the next fit decodes nothing again."""
 
+from pathlib import Path
+
 import typer
 
 from regraft.cli.options import CacheOption, JsonOption
@@ -7,13 +9,28 @@ from regraft.cli.options import CacheOption, JsonOption
 app = typer.Typer(help="List or clear the feature cache.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command("list")
-def list_cache(cache: CacheOption = None, as_json: JsonOption = False) -> None:
-    """List the tables of features: what made them, how many images, how large."""
-    from regraft.cache.store import default_folder, list_tables
-    from regraft.cli import show
+def _folder(cache: Path | None) -> Path:
+    """The cache's folder, there or not. Raises UsageError for a file."""
+    from regraft.cache.store import default_folder
+    from regraft.errors import UsageError
 
     folder = cache or default_folder()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(expected="a folder for --cache", got=f"{folder}: a file", fix="give the folder of the cache")
+    return folder
+
+
+@app.command("list")
+def list_cache(cache: CacheOption = None, as_json: JsonOption = False) -> None:
+    """List what is kept.
+
+    One line for each table of features: what made it, of how many images, how large.
+    """
+    from regraft.cache.store import list_tables
+    from regraft.cli import show
+    from regraft.data.names import count_of
+
+    folder = _folder(cache)
     tables = list_tables(folder)
     if as_json:
         rows = [{"name": t.name, "rows": t.rows, "bytes": t.bytes, "description": t.description} for t in tables]
@@ -25,16 +42,19 @@ def list_cache(cache: CacheOption = None, as_json: JsonOption = False) -> None:
             [(t.description, f"{t.rows:,}", show.size_text(t.bytes), t.name) for t in tables],
         )
     total = show.size_text(sum(t.bytes for t in tables))
-    show.print_line(f"{folder}: {len(tables):,} tables, {total}" if tables else f"{folder}: empty")
+    show.print_line(f"{folder}: {count_of(len(tables), 'table')}, {total}" if tables else f"{folder}: empty")
 
 
 @app.command("clear")
 def clear_cache(cache: CacheOption = None, as_json: JsonOption = False) -> None:
-    """Remove all features and measurements; the next fit makes them again. Other files in the folder stay."""
-    from regraft.cache.store import clear, default_folder
+    """Remove what is kept.
+
+    The next fit makes features and measurements again. Other files in the folder stay.
+    """
+    from regraft.cache.store import clear
     from regraft.cli import show
 
-    folder = cache or default_folder()
+    folder = _folder(cache)
     freed = clear(folder)
     if as_json:
         show.print_json({"folder": str(folder), "freed": freed})

@@ -97,7 +97,7 @@ def fit(
     """
     from regraft.cli import show
     from regraft.cli.watch import watcher
-    from regraft.place import place_run
+    from regraft.place import place_run, reserved
     from regraft.recipe import Data, Head, Recipe, one_of
 
     one_of("--strategy", strategy, ("head",))
@@ -128,6 +128,9 @@ def fit(
     # torch takes seconds to import: what can be wrong with the options has been said before.
     from regraft.pipeline import fit as run_pipeline
 
-    fitted = run_pipeline(recipe, place.folder, command=shlex.join(["regraft", *context.obj]), progress=watch)
+    with reserved(place.folder):
+        fitted = run_pipeline(recipe, place.folder, command=shlex.join(["regraft", *context.obj]), progress=watch)
     assert fitted.summary is not None
+    for line in show.rejected_lines(fitted.summary.rejected):
+        watch.note(line)
     show.print_json(show.fit_fields(fitted.summary)) if as_json else show.print_fit(fitted.summary)

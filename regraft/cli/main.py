@@ -15,6 +15,8 @@ from regraft.errors import OutOfSpace, RegraftError, UsageError
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.ENOMEM, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _USERS_OWN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 INTERRUPTED, TERMINATED, BUG = 130, 143, 1
+# Begins each further line of a message that lists files; indented so far that nothing is taken for a line of its own.
+LIST_ITEM = "\n       "
 
 
 class Terminated(BaseException):
@@ -25,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; the codes are listed in docs/errors.md."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     rest, debug = _without_debug(given)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A terminal that cannot show a letter of a file name is no reason to stop.
@@ -44,6 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = _explain(error, debug)
             _flush_or_forget()
             return code
+
+
+def _open_closed_streams() -> None:
+    """A stream that was closed before the start (`>&-`) is None in Python; nothing is lost by what goes nowhere instead."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 (open to the end)
 
 
 def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
@@ -90,7 +100,10 @@ def _explain(error: BaseException, debug: bool) -> int:
         return _explain_bug(error, debug)
     # Not str(known): a line break in a file's name would look like another line of the message.
     for word, text in (("expected", known.expected), ("got", known.got), ("fix", known.fix)):
-        _say(f"{word:>8} {text}")
+        first, *items = text.split(LIST_ITEM)
+        _say(f"{word:>8} {first}")
+        for item in items:
+            _say(f"{LIST_ITEM[1:]}{item}")
     return known.exit_code
 
 

@@ -81,12 +81,17 @@ def _to_stdout(fitted: "Fitted", inputs: "Inputs", kind: "RowKind | None", top_k
     """Rows on standard output as they come; how many failed, of how many."""
     from regraft.cli.lines import PredictionLines
     from regraft.cli.watch import watcher
+    from regraft.data.names import display_width, printable
     from regraft.rows import CsvRows, JsonRows
 
     columns = min(top_k, len(fitted.classes))
     form: RowWriter = JsonRows() if kind == "jsonl" else CsvRows(columns)
+    paths = inputs.paths
     if kind is None:
-        form = PredictionLines(fitted.classes, columns, inputs.longest)
+        # Lines for people are in columns, for which the longest path has to be known.
+        every = list(paths)
+        longest = max((display_width(printable(path)) for path in every), default=0)
+        form, paths = PredictionLines(fitted.classes, columns, longest), iter(every)
     # Rows and bars would overwrite each other on a terminal.
     watch = watcher(bars=not sys.stdout.isatty())
     for note in (*inputs.notes, *fitted.notes):
@@ -96,7 +101,7 @@ def _to_stdout(fitted: "Fitted", inputs: "Inputs", kind: "RowKind | None", top_k
     failed = total = 0
     if form.header:
         write(form.header)
-    for prediction in fitted.iter_predict(inputs.paths, top_k=columns, device=device, progress=watch):
+    for prediction in fitted.iter_predict(paths, top_k=columns, device=device, progress=watch):
         write(form.encode(prediction))
         flush()
         total += 1
@@ -163,5 +168,7 @@ def _say_failures(failed: int, total: int) -> None:
 
     if failed:
         raise SomeFailed(
-            expected=f"all {total:,} inputs to be images that can be read", got=f"{failed:,} failed", fix="their rows say why"
+            expected="every input to be an image that can be read",
+            got=f"{failed:,} of {total:,} failed",
+            fix="see the reasons in their rows",
         )

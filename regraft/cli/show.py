@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from regraft.values import ClassScore, Evaluation, Interval, Rejected, RunSummary, Scores
 
 
+_WIDEST_CELL = 60
+
+
 def print_json(fields: object) -> None:
     """One line on standard output; figures that are not defined become null."""
     print(json.dumps(defined(fields), allow_nan=False))
@@ -117,13 +120,20 @@ def print_fit(summary: "RunSummary") -> None:
     rows = [("images", f"{summary.train:,} train, {summary.test:,} test, {len(summary.rejected):,} set aside")]
     rows += [("features", f"{summary.head.features}, of {summary.backbone} with {summary.engine}")]
     rows += [("cache", f"{summary.cache_hits:,} images known, {summary.cache_misses:,} new")]
-    rows += [("baseline", f"{percent((test or cross).baseline)} by always naming the largest class")]
-    rows += [("cross-validated", f"{interval_text(cross.accuracy)} on {cross.n:,} training images")]
+    right = "" if cross.confusion_KK is not None else ", every label right"
+    rows += [("baseline", _baseline_text(test or cross))]
+    rows += [("cross-validated", f"{interval_text(cross.accuracy)} on {cross.n:,} training images{right}")]
     if test:
-        rows += [("accuracy", f"{interval_text(test.accuracy)} on {test.n:,} test images")]
+        rows += [("accuracy", f"{interval_text(test.accuracy)} on {test.n:,} test images{right}")]
     rows += [("time", f"{summary.seconds.get('total', 0.0):.1f} s ({steps})")]
     rows += [("report", str(summary.report or summary.run))]
     print_pairs(rows)
+
+
+def _baseline_text(scores: "Scores") -> str:
+    # Several labels per image have no confusion matrix, and no largest class but a commonest set.
+    rule = "naming the largest class" if scores.confusion_KK is not None else "giving the commonest set of labels"
+    return f"{percent(scores.baseline)} by always {rule}"
 
 
 def print_pairs(rows: Sequence[tuple[str, str]]) -> None:
@@ -136,6 +146,7 @@ def print_pairs(rows: Sequence[tuple[str, str]]) -> None:
 def print_evaluation(evaluation: "Evaluation") -> None:
     """The scores of an evaluation: each class, then the whole."""
     scores = evaluation.scores
+    right = "" if scores.confusion_KK is not None else ", every label right"
     print_table(
         ("class", "precision", "recall", "F1", "images", "predicted"),
         [
@@ -146,11 +157,11 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     print_line()
     print_pairs(
         [
-            ("baseline", f"{percent(scores.baseline)} by always naming the largest class"),
+            ("baseline", _baseline_text(scores)),
             ("macro F1", percent(scores.macro_f1)),
             ("neg. log-likelihood", f"{scores.nll:.3f}"),
             ("calibration error", percent(scores.ece)),
-            ("accuracy", f"{interval_text(scores.accuracy)} on {scores.n:,} images"),
+            ("accuracy", f"{interval_text(scores.accuracy)} on {scores.n:,} images{right}"),
         ]
     )
 
@@ -164,12 +175,17 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
+        table.add_column(
+            name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold", max_width=_WIDEST_CELL
+        )
     for row in rows:
         # Text, not str: a class may be called "[bold]".
         table.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console(file=sys.stdout, highlight=False, markup=False)
-    console.print(table)
+    # As wide as it needs to be: a narrow terminal breaks long lines, where rich would leave out names and digits.
+    console = Console(file=sys.stdout, highlight=False, markup=False, width=_WIDEST_CELL * len(header))
+    with console.capture() as printed:
+        console.print(table)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
 
 
 def rejected_lines(rejected: Sequence["Rejected"], limit: int = 20) -> list[str]:

@@ -25,6 +25,18 @@ def printable(value: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def display_width(text: str) -> int:
+    """How many columns `text` takes in a terminal: two for each East Asian letter and emoji, none for a combining mark."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def padded(text: str, width: int) -> str:
+    """`text` with blanks up to `width` columns of a terminal."""
+    return text + " " * (width - display_width(text))
+
+
 def shown(value: object) -> str:
     """As `printable`, and never so long that it fills the screen."""
     full = printable(value)

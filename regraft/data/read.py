@@ -6,6 +6,7 @@ whose classes are the model's own.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from regraft.data.folder import read_folder
@@ -31,7 +32,9 @@ def read_samples(data: Data, *, progress: Progress = Silent()) -> Samples:
     Raises DataUnusable (layout, labels, fewer than two classes, an empty class), TooFewImages (fewer than two usable training
     images in a class), UnknownClass (a class only in val or test), TooManyUnreadable, UsageError.
     """
+    data = _with_path(data)
     found = _read(data)
+    _check_test_source(data)
     training = training_parts({sample.part for sample in found.samples}, data)
     _check_not_empty(data, found, training)
     classes = _check_classes(data, found, training)
@@ -56,7 +59,7 @@ def read_evaluation(
     Classes are matched by name. The result has the model's `classes`, in the model's order; one without images gives a note.
     Raises UnknownClass for a class that the model does not have, DataUnusable, TooManyUnreadable, UsageError.
     """
-    data = data if isinstance(data, Data) else Data(path=Path(data))
+    data = _with_path(data) if isinstance(data, Data) else Data(path=Path(data))
     found = _read(data)
     if found.multi_label and not multi_label:
         raise DataUnusable(
@@ -108,6 +111,18 @@ def test_source(data: Data) -> Path | None:
     return None if data.test in ("auto", "none") else Path(data.test)
 
 
+def _with_path(data: Data) -> Data:
+    """Python users write the path as text."""
+    return replace(data, path=Path(data.path))
+
+
+def _check_test_source(data: Data) -> None:
+    """Raise DataUnusable for a test set that is not there, before hours may go into the training images."""
+    source = test_source(data)
+    if source is not None and not source.is_dir() and not (source.is_file() and is_table(source)):
+        raise _no_source(source)
+
+
 def _read(data: Data) -> Found:
     path = data.path
     if path.is_dir():
@@ -127,7 +142,7 @@ def _no_source(path: Path) -> DataUnusable:
         got, fix = f"the archive {printable(path)}", "unpack it and give the folder"
     else:
         got, fix = f"the file {printable(path)}", "give the folder that holds a folder for each class"
-    tables = " or ".join([*CSV_SUFFIXES, *PARQUET_SUFFIXES])
+    tables = ", ".join([*CSV_SUFFIXES, *PARQUET_SUFFIXES])
     return DataUnusable(expected=f"a folder of class folders, or a table ({tables})", got=got, fix=fix)
 
 

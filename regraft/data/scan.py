@@ -34,7 +34,7 @@ def scan_images(
         raise DataUnusable(expected="images that can be read", got=_first_reasons(samples, rejected), fix=_cure(rejected))
     if len(rejected) > MOST_UNREADABLE * len(samples) and not skip_bad:
         raise TooManyUnreadable(
-            expected=f"at most {MOST_UNREADABLE:.0%} unreadable images",
+            expected=f"at most {MOST_UNREADABLE * 100:.0f} % unreadable images",
             got=_first_reasons(samples, rejected),
             fix=f"{_cure(rejected)}; or go on without them with --skip-bad",
         )
@@ -70,7 +70,7 @@ def _check_all(samples: Sequence[Sample], check: Check, progress: Progress) -> l
 def _first_reasons(samples: Sequence[Sample], rejected: Sequence[Rejected]) -> str:
     lines = [f"\n       {shown(problem.name)}: {printable(problem.reason)}" for problem in rejected[:FIRST]]
     more = f"\n       and {len(rejected) - FIRST:,} more" if len(rejected) > FIRST else ""
-    share = f"{len(rejected):,} of {len(samples):,} ({len(rejected) / len(samples):.0%})"
+    share = f"{len(rejected):,} of {len(samples):,} ({100 * len(rejected) / len(samples):.0f} %)"
     return f"{share} unreadable:{''.join(lines)}{more}"
 
 

@@ -116,7 +116,7 @@ def _held_out(samples: Sequence[Sample], data: Data, seed: int) -> _Sides:
     train = [sample for index, sample in enumerate(samples) if index not in aside]
     grouped = any(sample.group is not None for sample in samples)
     how = (
-        f"{count_of(len(aside), 'image')} of {len(samples):,} ({len(aside) / len(samples):.0%}) held out by class, "
+        f"{count_of(len(aside), 'image')} of {len(samples):,} ({100 * len(aside) / len(samples):.0f} %) held out by class, "
         f"seed {seed}{', groups kept together' if grouped else ''}; no choice is made by them"
     )
     notes = () if aside else ("too few images to hold any out: scores are cross-validated only",)
@@ -138,7 +138,7 @@ def _separate_test(samples: Samples, data: Data, progress: Progress) -> _Sides:
     return _Sides(
         train=clean,
         test=_groups_by_pattern(read.samples, data.group_pattern),
-        how=f"{printable(source)}, {count_of(len(read.samples), 'image')}",
+        how=f"tested on {printable(source)}, {count_of(len(read.samples), 'image')}",
         notes=(*read.notes, *_left_out(samples, train, clean)),
         rejected=read.rejected,
     )

@@ -71,6 +71,10 @@ def _check_columns(path: Path, present: Sequence[str], wanted: Sequence[tuple[st
 
 def _read_csv(path: Path, wanted: Sequence[tuple[str, str | None]]) -> Table:
     text = _decode(path, path.read_bytes())
+    if not text.strip():
+        _refuse(
+            path, "an empty file", f"give a table whose first line names its columns, such as {wanted[0][0]},{wanted[1][0]}"
+        )
     delimiter = _delimiter(text, wanted[0][0])
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from regraft.data.names import count_of, shown
+from regraft.data.names import count_of, display_width, padded, shown
 from regraft.values import Part, Sample
 
 MOST_LINES = 30
@@ -40,9 +40,9 @@ def _class_lines(samples: Sequence[Sample], room: int) -> list[str]:
         names, rest = names[: room - 1], names[room - 1 :]
     else:
         rest = []
-    width = max((len(shown(name)) for name in names), default=0)
+    width = max((display_width(shown(name)) for name in names), default=0)
     number = max((len(f"{counts[name]:,}") for name in names), default=0)
-    lines = [f"{shown(name):<{width}}  {counts[name]:>{number},}" for name in names]
+    lines = [f"{padded(shown(name), width)}  {counts[name]:>{number},}" for name in names]
     if rest:
         lines.append(
             f"... and {count_of(len(rest), 'more class', 'more classes')}, {sum(counts[name] for name in rest):,} in all"
