@@ -67,7 +67,7 @@ class Fitted:
     def iter_predict(
         self, paths: Iterable[str | Path], *, top_k: int = 5, device: Device = "auto", progress: Progress = Silent()
     ) -> Iterator[Prediction]:
-        """`predict`, each answer as soon as it is there."""
+        """`predict`, each answer as soon as it is there. All paths are taken before the first image is read."""
         if isinstance(paths, str | Path):
             raise UsageError(expected="a list of paths", got=f"the single path {str(paths)!r}", fix="put it in a list")
         if top_k < 1:

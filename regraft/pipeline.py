@@ -9,6 +9,7 @@ from regraft.backbone.attach import HeadWeights
 from regraft.backbone.features import later_stages
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone
+from regraft.cache.engines import pick_device
 from regraft.cache.extract import Extracted, extract_features
 from regraft.cache.store import default_folder
 from regraft.clock import Clock
@@ -38,10 +39,12 @@ def fit(recipe: Recipe, out: Path, *, command: str = "", progress: Progress = Si
     the way to repeat the run. Raises the errors of each stage; nothing is written to `out` before the head is solved.
     """
     clock = Clock()
+    with clock("backbone"):
+        # Before the data: a wrong name or device is told at once, not after 70,000 files.
+        pick_device(recipe.device)
+        backbone = load_backbone(recipe.backbone, weights=recipe.weights, size=recipe.size, whole_image=True)
     with clock("data"):
         samples, split = _read(recipe, progress)
-    with clock("backbone"):
-        backbone = load_backbone(recipe.backbone, weights=recipe.weights, size=recipe.size, whole_image=True)
     with clock("features"):
         extracted = _extract(recipe, samples, split, backbone, progress)
         observed = observe(split, extracted)

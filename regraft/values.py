@@ -145,7 +145,7 @@ class Strength:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineTiming:
-    """One engine measured: images per second, mean cosine of its features with eager fp32's, seconds to set up."""
+    """One engine measured: images per second, smallest cosine of features with fp32's, seconds to set up."""
 
     name: str
     images_per_s: float

@@ -1,7 +1,6 @@
 """The store: rows come back bit for bit, or not at all."""
 
 import os
-import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from regraft.cache.store import Table, clear, default_folder, list_tables
-from regraft.errors import OutOfSpace
+from regraft.errors import NotWritable, OutOfSpace
 
 KEY = {"backbone": "net", "engine": "torch"}
 WIDTH = 5
@@ -143,10 +142,23 @@ def test_default_folder_can_be_named_by_the_environment(monkeypatch: pytest.Monk
     assert default_folder().name == "regraft"
 
 
-def test_a_damaged_index_is_an_error_not_a_wrong_hit(tmp_path: Path) -> None:
+def test_a_damaged_index_is_started_again(tmp_path: Path) -> None:
     table = Table.open(tmp_path, KEY, WIDTH)
     table.append(names(1), rows(1))
     table.close()
     (table.folder / "index.sqlite").write_bytes(b"not a database at all" * 500)
-    with pytest.raises((OutOfSpace, sqlite3.DatabaseError)):
-        Table.open(tmp_path, KEY, WIDTH).lookup()
+    again = Table.open(tmp_path, KEY, WIDTH)
+    assert again.lookup() == {}
+    assert np.array_equal(again.rows(again.append(names(2), rows(1)))[:], rows(1))
+
+
+def test_a_damaged_table_is_listed_and_can_be_cleared(table: Table, tmp_path: Path) -> None:
+    (table.folder / "table.json").write_text("{")
+    assert "damaged" in list_tables(tmp_path)[0].description
+    assert clear(tmp_path) > 0
+
+
+def test_a_cache_that_cannot_be_written_says_which_option_helps(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotWritable, match="--cache"):
+        Table.open(tmp_path / "file", KEY, WIDTH)

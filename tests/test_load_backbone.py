@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -64,6 +65,25 @@ STAGES = {
 @pytest.mark.parametrize(("spec", "expected"), STAGES.items())
 def test_later_stages_carry_the_authors_names(spec: str, expected: tuple[str, ...]) -> None:
     assert set(expected) <= set(later_stages(load_backbone(spec, weights="none")))
+
+
+def test_a_last_map_too_wide_to_pool_does_not_hide_the_stages_before_it() -> None:
+    assert "stages.3" in later_stages(load_backbone("timm:nfnet_l0", weights="none", size=64))
+
+
+def test_weights_without_a_head_get_the_plain_names_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that features are the pooled output, and the saved run builds the same network again."""
+    real = timm.create_model
+
+    def stubbed(name: str, pretrained: bool = False, **options: object) -> object:
+        return real(name.partition(".")[0], num_classes=0) if pretrained else real(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", stubbed)
+    backbone = load_backbone("timm:vit_tiny_patch16_224.augreg_in21k", whole_image=True)
+    assert (backbone.head.path, backbone.head.in_features) == ("head", 192)
+    again = rebuild_backbone(backbone.architecture, backbone.preprocess, weights="saved")
+    shapes = [{name: value.shape for name, value in one.module.state_dict().items()} for one in (backbone, again)]
+    assert shapes[0] == shapes[1]
 
 
 def test_the_map_that_the_head_averages_itself_is_not_pooled_again() -> None:
@@ -146,6 +166,14 @@ def test_a_pickled_module_is_refused_and_its_code_not_run(tmp_path: Path) -> Non
     torch.save(build(Architecture(source="torchvision", name="squeezenet1_1")), path)
     with pytest.raises(BackboneNotFound, match="state dict"):
         load_backbone("torchvision:squeezenet1_1", weights=str(path))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("content", [b"", b"garbage" * 99])
+def test_a_weights_file_of_something_else(tmp_path: Path, suffix: str, content: bytes) -> None:
+    (tmp_path / f"w{suffix}").write_bytes(content)
+    with pytest.raises(BackboneNotFound, match="state dict"):
+        load_backbone("torchvision:resnet18", weights=str(tmp_path / f"w{suffix}"))
 
 
 def test_weights_file_that_is_not_there(tmp_path: Path) -> None:

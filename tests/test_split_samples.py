@@ -120,9 +120,9 @@ def test_folds_are_balanced_in_every_class() -> None:
 
 
 @pytest.mark.parametrize(
-    ("smallest", "folds", "expected"), [(2, None, 2), (1, None, 2), (4, None, 4), (50, 3, 3), (50, None, 5)]
+    ("smallest", "folds", "expected"), [(2, None, 5), (1, None, 5), (4, None, 5), (50, 3, 3), (50, None, 5)]
 )
-def test_fewer_folds_for_small_classes(smallest: int, folds: int | None, expected: int) -> None:
+def test_a_small_class_costs_the_others_no_folds(smallest: int, folds: int | None, expected: int) -> None:
     assert fold_numbers(of_classes(a=50, b=smallest), folds, 0).max() + 1 == expected
 
 
@@ -135,7 +135,7 @@ def test_two_images_of_a_class_are_in_two_folds() -> None:
     samples = of_classes(a=30, b=2, c=2)
     folds = fold_numbers(samples, None, 0)
     for label in "bc":
-        assert sorted(folds[[s.labels == (label,) for s in samples]].tolist()) == [0, 1]
+        assert len(set(folds[[s.labels == (label,) for s in samples]].tolist())) == 2
 
 
 def random_samples(generator: random.Random) -> list[Sample]:

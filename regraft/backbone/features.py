@@ -106,13 +106,14 @@ def later_stages(backbone: Backbone) -> tuple[str, ...]:
     seen, width = flat(first), 0
     for stage, value in reversed(list(zip(backbone.stages, values, strict=True))):
         columns = pooled(value).shape[1]
-        if width + columns > MAX_POOLED or len(chosen) == LATER_STAGES:
+        if _equal(mean_of(value), seen):
+            if chosen:
+                chosen[0] = stage.name  # the next only passes it on: it goes by the name of the stage that made it
+        elif width + columns > MAX_POOLED or len(chosen) == LATER_STAGES:
             break
-        if not _equal(mean_of(value), seen):
+        else:
             chosen.insert(0, stage.name)
             width += columns
-        elif chosen:
-            chosen[0] = stage.name  # the next only passes it on: it goes by the name of the stage that made it
         seen = mean_of(value)
     return tuple(chosen)
 

@@ -20,7 +20,7 @@ def load_backbone(spec: str, *, weights: str | None = None, size: int | None = N
 
     Raises BackboneNotFound (name, weights, an input size it refuses) and HeadNotFound.
     """
-    source = open_source(spec, weights)
+    source = open_source(spec, weights, standard_head=whole_image)
     if size is not None:
         source = replace(source, preprocess=replace(source.preprocess, height=size, width=size))
     if whole_image:

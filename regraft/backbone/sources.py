@@ -75,17 +75,19 @@ def _check_known(name: str, known: list[str], where: str) -> None:
     )
 
 
-def open_source(spec: str, weights: str | None) -> Source:
+def open_source(spec: str, weights: str | None, *, standard_head: bool = False) -> Source:
     """Build the network that `spec` names and load its weights.
 
     `spec`: an embedded name, "timm:NAME[.tag]" or "torchvision:NAME[:WEIGHTS_ENUM]". `weights`: None for the published
-    ones (downloaded if not on disk), "none" for random ones, or a local .safetensors or .pth file.
+    ones (downloaded if not on disk), "none" for random ones, or a local .safetensors or .pth file. `standard_head` gives
+    weights that come without a head, or with one of another size, the head that the plain name has, so that the plain name
+    builds the same network again; it has random weights, and is there to be replaced.
     Raises BackboneNotFound.
     """
     if spec.count(":") == 0:
         return _embedded(spec, weights)
     if spec.startswith("timm:"):
-        return _timm(spec.removeprefix("timm:"), weights)
+        return _timm(spec.removeprefix("timm:"), weights, standard_head)
     if spec.startswith("torchvision:"):
         name, _, enum = spec.removeprefix("torchvision:").partition(":")
         return _torchvision(name, enum or None, weights)
@@ -141,7 +143,7 @@ def _load_given(module: nn.Module, name: str, weights: str | None) -> str | None
     return path.name
 
 
-def _timm(name: str, weights: str | None) -> Source:
+def _timm(name: str, weights: str | None, standard_head: bool) -> Source:
     plain, _, tag = name.partition(".")
     architecture = Architecture(source="timm", name=plain)
     if weights is None:
@@ -152,6 +154,9 @@ def _timm(name: str, weights: str | None) -> Source:
             _check_known(name, known, "timm's pretrained weights")
         module = _download(lambda: timm.create_model(name, pretrained=True), f"timm:{name}")
         loaded = f"timm {tag or 'default'}"
+        outputs = build(architecture).num_classes if standard_head and tag else module.num_classes
+        if outputs != module.num_classes:
+            module.reset_classifier(outputs)  # type: ignore[operator]  # timm's own method
     else:
         module = build(architecture)
         loaded = _load_given(module, f"timm:{plain}", weights) or "none"

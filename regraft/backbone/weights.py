@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -59,16 +60,13 @@ def _fits(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> 
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file as read
-
-        return dict(read(path))
+    safe = path.suffix == ".safetensors"
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = safetensors.torch.load_file(path) if safe else torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         raise BackboneNotFound(
             expected=f"{path} to be a state dict (tensors by name)",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0][:160]}",
+            got=f"{type(error).__name__}: {(str(error).splitlines() or ['no more is known'])[0][:160]}",
             fix="save the weights alone: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')",
         ) from error
     state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else state

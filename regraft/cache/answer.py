@@ -10,7 +10,7 @@ from torch import nn
 
 from regraft.backbone.features import FromPixels
 from regraft.cache.engines import Engine, Network, OpenVinoEngine, TorchEngine, pick_device
-from regraft.cache.stream import load_images, run_images
+from regraft.cache.stream import batch_on, load_images, run_images
 from regraft.data.preprocess import Preprocess
 from regraft.progress import Progress, Silent
 from regraft.values import Rejected
@@ -35,7 +35,9 @@ def logits_of(
     network = FromPixels(module, preprocess).eval()
     images = load_images(paths, preprocess)
     with progress.task("images", len(paths), "image") as task:
-        for item in run_images(images, lambda: _full_precision(network, preprocess, device, len(paths))):
+        where = pick_device(device)
+        engine = lambda: _full_precision(network, preprocess, where, len(paths))  # noqa: E731
+        for item in run_images(images, engine, batch_on(where)):
             task.advance()
             if isinstance(item, Rejected):
                 yield item
@@ -45,11 +47,10 @@ def logits_of(
 
 
 def _full_precision(network: FromPixels, preprocess: Preprocess, device: str, images: int) -> Engine:
-    where = pick_device(device)
-    if where == "cpu" and images >= MANY:
+    if device == "cpu" and images >= MANY:
         shape = (1, preprocess.height, preprocess.width, 3)
         try:
             return OpenVinoEngine(Network(network, "", None), np.zeros(shape, np.uint8), "fp32")
         except Exception:  # not installed, or unable to run this network: slower is better than not at all
             pass
-    return TorchEngine(network, device=where, dtype=torch.float32)
+    return TorchEngine(network, device=device, dtype=torch.float32)

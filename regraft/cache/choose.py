@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 
 from regraft.cache.engines import Candidate, Engine, Network, Pixels, candidates
-from regraft.cache.stream import BATCH, Loaded, load_images
+from regraft.cache.stream import Loaded, batch_on, load_images
 from regraft.data.preprocess import Preprocess
+from regraft.errors import UsageError
 from regraft.progress import Progress
 from regraft.values import EngineTiming, Sample
 
-# Below this mean cosine with fp32 an engine's features are not the same features.
-AGREES = 0.999
+# Where any image's features have a smaller cosine with fp32's, an engine is not used: docs/measurements.md#engines
+AGREES = 0.9999
 # A pass shorter than this, in seconds, is over before another engine is set up.
 NOT_WORTH_IT = 3.0
 _BATCHES_TIMED = 4
@@ -54,7 +56,7 @@ def choose_engine(
         for candidate in candidates(network, device, np.zeros(shape, np.uint8)):
             if candidate.name == name:
                 progress.note(f"engine: {name} (measured earlier on this machine)")
-                return Chosen(name, candidate.make, kept[1], {})
+                return Chosen(name, partial(_made_again, candidate, path), kept[1], {})
     spread = [samples[i] for i in np.linspace(0, len(samples) - 1, min(len(samples), _SAMPLE)).astype(int)]
     ready = {
         sample.path: item
@@ -69,10 +71,24 @@ def choose_engine(
     return Chosen(engine.name, lambda: engine, timings, ready)
 
 
+def _made_again(candidate: Candidate, path: Path | None) -> Engine:
+    """The remembered engine; where it cannot be made any more, the memory of it goes."""
+    try:
+        return candidate.make()
+    except Exception as error:
+        if path is not None:
+            path.unlink(missing_ok=True)
+        raise UsageError(
+            expected=f"the engine {candidate.name} to work as it did before on this machine",
+            got=f"{type(error).__name__}: {error}",
+            fix="run the same command again: the engines will be measured anew",
+        ) from error
+
+
 def describe(timing: EngineTiming) -> str:
     """One measurement in a few words."""
     if timing.note:
-        return f"{timing.name} {timing.note} (mean cosine {timing.cosine:.4f})"
+        return f"{timing.name} {timing.note}"
     return f"{timing.name} {timing.images_per_s:.0f} images/s{' (chosen)' if timing.chosen else ''}"
 
 
@@ -107,43 +123,65 @@ def measure(network: Network, sample: Pixels, *, images: int, device: str) -> tu
     `images` is how many are to come: an engine that is slow to make is left out where the others would be through before.
     """
     timed: list[tuple[EngineTiming, Engine]] = []
+    failed: list[EngineTiming] = []
     reference_ND = None
     for candidate in candidates(network, device, sample):
         rate = max((timing.images_per_s for timing, _ in timed), default=0.0)
         if candidate.slow_to_make and images < rate * NOT_WORTH_IT:
             continue
-        found = _time(candidate, sample, reference_ND)
-        if reference_ND is None:
-            reference_ND = found[2]
-        timed.append(found[:2])
+        try:
+            timing, engine, rows_ND = _time(candidate, sample, reference_ND, device, network.last_width)
+        except Exception as error:
+            if reference_ND is None:  # plain torch itself cannot run this network
+                raise
+            failed.append(_failed(candidate, error))
+            continue
+        reference_ND = rows_ND if reference_ND is None else reference_ND
+        timed.append((timing, engine))
     best = max((item for item in timed if item[0].cosine >= AGREES), key=lambda item: item[0].images_per_s)
-    return tuple(replace(timing, chosen=timing is best[0]) for timing, _ in timed), best[1]
+    return (*(replace(timing, chosen=timing is best[0]) for timing, _ in timed), *failed), best[1]
+
+
+def _failed(candidate: Candidate, error: Exception) -> EngineTiming:
+    note = f"not used: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+    return EngineTiming(name=candidate.name, images_per_s=0.0, cosine=0.0, setup_s=0.0, chosen=False, note=note)
 
 
 def _time(
-    candidate: Candidate, sample: Pixels, reference_ND: NDArray[np.float32] | None
+    candidate: Candidate, sample: Pixels, reference_ND: NDArray[np.float32] | None, device: str, last_width: int
 ) -> tuple[EngineTiming, Engine, NDArray[np.float32]]:
     start = time.perf_counter()
     engine = candidate.make()
     # In batches of the size that is timed: engines compile their kernels for each size when they first meet it.
-    batches = [sample[i : i + BATCH] for i in range(0, len(sample), BATCH)]
+    size = batch_on(device)
+    batches = [sample[i : i + size] for i in range(0, len(sample), size)]
     rows_ND = np.concatenate(list(engine.stream(iter(batches))))
     set_up = time.perf_counter() - start
-    cosine = 1.0 if reference_ND is None else mean_cosine(rows_ND, reference_ND)
+    cosine = 1.0 if reference_ND is None else smallest_cosine(rows_ND, reference_ND, last_width)
     rate = 0.0
     if cosine >= AGREES:
         start = time.perf_counter()
         count = sum(len(rows) for rows in engine.stream(iter(batches[:1] * _BATCHES_TIMED)))
         rate = count / (time.perf_counter() - start)
-    note = "" if cosine >= AGREES else "not used: its features differ from fp32's"
+    note = "" if cosine >= AGREES else f"not used: its features differ from fp32's (cosine {cosine:.4f})"
     timing = EngineTiming(name=candidate.name, images_per_s=rate, cosine=cosine, setup_s=set_up, chosen=False, note=note)
     return timing, engine, rows_ND
 
 
-def mean_cosine(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> float:
-    """Mean over rows of the cosine between two sets of features (N, D)."""
-    norms = np.linalg.norm(a_ND, axis=1) * np.linalg.norm(b_ND, axis=1)
-    return float(np.mean(np.sum(a_ND.astype(np.float64) * b_ND, axis=1) / np.maximum(norms, 1e-12)))
+def smallest_cosine(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32], last_width: int) -> float:
+    """The smallest cosine between corresponding rows of two sets of features (N, D).
+
+    The head's own input (the first `last_width` columns) and the pooled stages are judged apart: large values of the one
+    would hide what happens to the other.
+    """
+    parts = [slice(0, last_width), slice(last_width, None)] if 0 < last_width < a_ND.shape[1] else [slice(None)]
+    return min(float(_cosines(a_ND[:, part], b_ND[:, part]).min()) for part in parts)
+
+
+def _cosines(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> NDArray[np.float64]:
+    norms_N = np.linalg.norm(a_ND, axis=1) * np.linalg.norm(b_ND, axis=1)
+    product_N = np.sum(a_ND.astype(np.float64) * b_ND, axis=1)
+    return np.where(norms_N > 0, product_N / np.maximum(norms_N, 1e-30), 1.0)
 
 
 def remember(timings: tuple[EngineTiming, ...], images: int, path: Path) -> None:

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from regraft.errors import UsageError
+
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.float32]
 
@@ -37,11 +39,13 @@ def openvino_name(precision: str) -> str:
 
 
 class TorchEngine:
-    """Eager torch on one device; `dtype` other than float32 means autocast."""
+    """Eager torch on one device, channels last; `dtype` other than float32 means autocast."""
 
-    def __init__(self, module: nn.Module, *, device: str, dtype: torch.dtype, channels_last: bool = True) -> None:
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.module = module.to(device=device, memory_format=layout)  # type: ignore[call-overload]  # memory_format is missing there
+    def __init__(self, module: nn.Module, *, device: str, dtype: torch.dtype) -> None:
+        self.module = module.to(device)
+        for tensor in (*self.module.parameters(), *self.module.buffers()):
+            if tensor.dim() == 4:  # `module.to(memory_format=...)` refuses networks that hold tensors of five dimensions
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         self.device, self.dtype = device, dtype
         self.name = torch_name(device, dtype)
 
@@ -50,7 +54,13 @@ class TorchEngine:
             yield self.run(pixels)
 
     def run(self, pixels: Pixels) -> Rows:
-        with torch.inference_mode(), torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
+        half = self.dtype != torch.float32
+        # cuDNN's TF32 keeps 10 bits of the fraction: not what fp32 promises.
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device, self.dtype, enabled=half),
+            torch.backends.cudnn.flags(allow_tf32=half),
+        ):
             images = torch.from_numpy(pixels).to(self.device)
             return cast(Rows, self.module(images).float().cpu().numpy())
 
@@ -95,28 +105,47 @@ def _converted(core: Any, network: "Network", sample: Pixels) -> Any:
 
     name = hashlib.sha256(f"{network.digest} {openvino.__version__} {sample.shape[1:]}".encode()).hexdigest()[:24]
     path = network.folder / "engines" / f"{name}.xml" if network.folder else None
-    if path is not None and path.with_suffix(".bin").exists():
-        with contextlib.suppress(RuntimeError):  # a damaged file is converted again
+    if path is not None and _is_whole(path):
+        with contextlib.suppress(RuntimeError):  # of a version that reads it no more: converted again
             return core.read_model(path)
     with warnings.catch_warnings():
         # The tracer warns of every shape that becomes a constant; shapes are constant here on purpose.
         warnings.simplefilter("ignore")
         model = openvino.convert_model(network.module, example_input=torch.from_numpy(sample))
     if path is not None:
-        _save_whole(model, path)
+        _keep(model, path)
     return model
 
 
-def _save_whole(model: Any, path: Path) -> None:
-    """Write under another name first: a crash must not leave half a network. Without space there is just no copy."""
+def _is_whole(path: Path) -> bool:
+    """Whether a kept network is what was written: OpenVINO would read changed weights without complaint."""
+    try:
+        return path.with_suffix(".sha256").read_text() == _digest_of(path)
+    except OSError:
+        return False
+
+
+def _digest_of(path: Path) -> str:
+    total = hashlib.sha256()
+    for part in (path, path.with_suffix(".bin")):
+        with part.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _keep(model: Any, path: Path) -> None:
+    """Write the network, and last the digest without which it is not used. Without space there is just no copy."""
     import openvino
 
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.xml")
     with contextlib.suppress(OSError, RuntimeError):
         path.parent.mkdir(parents=True, exist_ok=True)
         openvino.save_model(model, temporary, compress_to_fp16=False)
-        temporary.replace(path)
+        digest = _digest_of(temporary)
+        path.with_suffix(".sha256").unlink(missing_ok=True)
         temporary.with_suffix(".bin").replace(path.with_suffix(".bin"))
+        temporary.replace(path)
+        path.with_suffix(".sha256").write_text(digest)
 
 
 def has_fast_bf16() -> bool:
@@ -128,12 +157,14 @@ def has_fast_bf16() -> bool:
 
 
 def pick_device(device: str) -> str:
-    """ "auto" -> "cuda", "mps" or "cpu", whichever is there."""
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    """The device to use; "auto" takes "cuda", "mps" or "cpu", whichever is there. Raises UsageError for one that is not."""
+    there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if device == "auto":
+        return there[0]
+    if device not in there:
+        fix = "leave --device out; a torch built for the device and its driver have to be installed to use it"
+        raise UsageError(expected=f"--device to be {' or '.join(there)} on this machine", got=device, fix=fix)
+    return device
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +178,15 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What an engine is made from: the module (raw pixels to rows), its digest, and the cache folder for converted copies."""
+    """What an engine is made from: the module (raw pixels to rows), its digest, and the cache folder for converted copies.
+
+    The first `last_width` columns of a row are the head's own input; 0 where that does not matter.
+    """
 
     module: nn.Module
     digest: str
     folder: Path | None
+    last_width: int = 0
 
 
 def candidates(network: Network, device: str, sample: Pixels) -> list[Candidate]:

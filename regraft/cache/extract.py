@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from regraft.backbone.model import Backbone
 from regraft.cache.choose import Chosen, choose_engine
 from regraft.cache.engines import Network, pick_device
 from regraft.cache.store import FeatureRows, Table
-from regraft.cache.stream import Row, load_images, run_images
+from regraft.cache.stream import Row, batch_on, load_images, run_images
 from regraft.data.preprocess import Preprocess
 from regraft.errors import TooManyUnreadable
 from regraft.progress import Progress, Silent
@@ -28,8 +29,8 @@ class Extracted:
     """Features of the images that could be read.
 
     `features` is (M, D), still on disk; `kept_M` are the positions of its rows among the samples, `digests` the SHA-256 of
-    their files; `columns` says what stands where. `hits` were in the cache, `misses` were decoded. `seconds` is the whole
-    pass, `measuring` the part of it that went into choosing the engine.
+    their files; `columns` says what stands where. `hits` were in the cache, `misses` were decoded. `seconds` is the whole pass,
+    choosing the engine included.
     """
 
     features: FeatureRows
@@ -42,7 +43,6 @@ class Extracted:
     hits: int
     misses: int
     seconds: float
-    measuring: float
 
 
 def extract_features(
@@ -63,10 +63,10 @@ def extract_features(
     start = time.perf_counter()
     features = Features(backbone, taps)
     network = network_of(backbone, features, cache)
-    chosen = choose_engine(network, samples, backbone.preprocess, pick_device(device), progress)
-    measured = time.perf_counter()
-    table = Table.open(cache, _key(backbone, features.columns, chosen.name), features.columns.width)
-    rows, digests, misses = _run(samples, table, chosen, backbone.preprocess, most_rejected, progress)
+    where = pick_device(device)
+    chosen = choose_engine(network, samples, backbone.preprocess, where, progress)
+    with closing(Table.open(cache, _key(backbone, features.columns, chosen.name), features.columns.width)) as table:
+        rows, digests, misses = _run(samples, table, chosen, backbone.preprocess, where, most_rejected, progress)
     stored = [row for row in rows if isinstance(row, int)]
     return Extracted(
         features=table.rows(stored),
@@ -79,14 +79,14 @@ def extract_features(
         hits=len(stored) - misses,
         misses=misses,
         seconds=time.perf_counter() - start,
-        measuring=measured - start,
     )
 
 
 def network_of(backbone: Backbone, features: Features, cache: Path | None) -> Network:
     """The frozen part from raw pixels on, ready to be given to an engine."""
     key = f"{backbone.weights_digest} {features.columns} {backbone.preprocess}"
-    return Network(FromPixels(features, backbone.preprocess).eval(), hashlib.sha256(key.encode()).hexdigest(), cache)
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return Network(FromPixels(features, backbone.preprocess).eval(), digest, cache, features.columns.last_width)
 
 
 def _key(backbone: Backbone, columns: Columns, engine: str) -> dict[str, object]:
@@ -105,6 +105,7 @@ def _run(
     table: Table,
     chosen: Chosen,
     preprocess: Preprocess,
+    device: str,
     most_rejected: int | None,
     progress: Progress,
 ) -> tuple[list[int | Rejected], list[bytes], int]:
@@ -125,7 +126,7 @@ def _run(
         fresh.clear()
 
     with progress.task("features", len(samples), "image") as task:
-        for position, item in enumerate(run_images(images, chosen.make)):
+        for position, item in enumerate(run_images(images, chosen.make, batch_on(device))):
             results.append(-1)
             if isinstance(item, Rejected):
                 rejected.append(item)

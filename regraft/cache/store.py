@@ -6,6 +6,7 @@ its precision and this format's version; inside a table, an image is found by th
 processes at once can leave unused bytes behind, never a wrong hit.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from regraft.errors import OutOfSpace
+from regraft.errors import NotWritable, OutOfSpace
 
 FORMAT = 1
 _TABLE, _ROWS, _INDEX = "table.json", "rows.f32", "index.sqlite"
@@ -111,7 +112,14 @@ class Table:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / _TABLE).exists():
                 (folder / _TABLE).write_text(text)
-            return cls(folder, width)
+            try:
+                return cls(folder, width)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                # Not a database any more: what it indexed can be computed again.
+                shutil.rmtree(folder)
+                return cls.open(cache, key, width)
 
     def close(self) -> None:
         self._index.close()
@@ -173,11 +181,13 @@ class Table:
 def _saying_out_of_space(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, sqlite3.OperationalError) as error:
-        raise OutOfSpace(
-            expected=f"to write features under {folder.parent}",
+    except (OSError, sqlite3.Error) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "full" in str(error)
+        kind = OutOfSpace if full else NotWritable
+        raise kind(
+            expected=f"to keep features under {folder.parent}",
             got=str(error),
-            fix="free some space (`regraft cache clear`) or choose another folder with --cache",
+            fix="free some space (`regraft cache clear`)" if full else "choose a folder that may be written with --cache",
         ) from error
 
 
@@ -188,12 +198,16 @@ def list_tables(cache: Path) -> list[TableInfo]:
 
 
 def _describe(folder: Path) -> TableInfo:
-    key = json.loads((folder / _TABLE).read_text())
-    with closing(sqlite3.connect(folder / _INDEX, timeout=60)) as index:
-        known = index.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'rows'").fetchone()[0]
-        rows = index.execute("SELECT COUNT(*) FROM rows").fetchone()[0] if known else 0
     size = sum(path.stat().st_size for path in folder.iterdir())
-    description = f"{key.get('backbone', '?')} {key.get('height', '?')}x{key.get('width_px', '?')} {key.get('engine', '?')}"
+    try:
+        key = json.loads((folder / _TABLE).read_text())
+        with closing(sqlite3.connect(folder / _INDEX, timeout=60)) as index:
+            known = index.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'rows'").fetchone()[0]
+            rows = index.execute("SELECT COUNT(*) FROM rows").fetchone()[0] if known else 0
+    except (ValueError, sqlite3.Error):
+        return TableInfo(name=folder.name, rows=0, bytes=size, description="damaged: clear the cache to free its space")
+    seen = key.get("preprocess", {})
+    description = f"{key.get('backbone', '?')} {seen.get('height', '?')}x{seen.get('width', '?')} {key.get('engine', '?')}"
     return TableInfo(name=folder.name, rows=rows, bytes=size, description=description)
 
 

@@ -22,6 +22,8 @@ from regraft.values import Rejected
 
 # Small batches stay in the processor's cache: docs/measurements.md#engines
 BATCH = 8
+# An accelerator wants enough work at once to be busy; not measured, for want of one.
+BATCH_ON_ACCELERATOR = 64
 # Batches decoded ahead of the network; bounds memory, and keeps the decoding threads busy.
 AHEAD = 8
 
@@ -81,10 +83,17 @@ class Row:
     features: NDArray[np.float32] | None
 
 
-def run_images(images: Iterable[Loaded | Rejected], engine: Callable[[], Engine]) -> Iterator[Row | Rejected]:
+def batch_on(device: str) -> int:
+    """Images that the network takes at a time."""
+    return BATCH if device == "cpu" else BATCH_ON_ACCELERATOR
+
+
+def run_images(
+    images: Iterable[Loaded | Rejected], engine: Callable[[], Engine], batch: int = BATCH
+) -> Iterator[Row | Rejected]:
     """What the network makes of each image, in order. `engine` is called when the first image needs it."""
     order: deque[Loaded | Rejected] = deque()
-    batches = _batches(images, order)
+    batches = _batches(images, order, batch)
     first = next(batches, None)
     if first is None:
         yield from (_without_features(item) for item in order)
@@ -107,14 +116,14 @@ def _without_features(item: Loaded | Rejected) -> Row | Rejected:
     return item if isinstance(item, Rejected) else Row(item.digest, None)
 
 
-def _batches(images: Iterable[Loaded | Rejected], order: deque[Loaded | Rejected]) -> Generator[NDArray[np.uint8]]:
+def _batches(images: Iterable[Loaded | Rejected], order: deque[Loaded | Rejected], size: int) -> Generator[NDArray[np.uint8]]:
     """Batches of pixels (N, H, W, 3); every image, with pixels or without, is noted in `order`."""
     batch: list[NDArray[np.uint8]] = []
     for item in images:
         if isinstance(item, Loaded) and item.pixels is not None:
             batch.append(item.pixels)
         order.append(item)
-        if len(batch) == BATCH:
+        if len(batch) == size:
             yield np.stack(batch)
             batch = []
     if batch:

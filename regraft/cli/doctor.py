@@ -8,7 +8,7 @@ from typing import Any
 
 from regraft.cli.options import CacheOption, JsonOption
 
-_NEEDED = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "pyarrow", "safetensors")
+_NEEDED = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")
 _USEFUL = ("openvino",)
 
 

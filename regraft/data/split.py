@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.balance import Unit, deal_folds, hold_out, make_units
+from regraft.data.balance import deal_folds, hold_out, make_units
 from regraft.data.names import count_of, listing, printable
 from regraft.data.read import read_evaluation, test_source, training_parts
 from regraft.errors import DataUnusable, UsageError
@@ -64,7 +64,8 @@ def fold_numbers(samples: Sequence[Sample], folds: int | None, seed: int) -> NDA
     """The cross-validation fold of each of N training images, (N,) in 0..F-1; no fold is empty.
 
     Stratified by class, groups kept together. `folds` None means 5, or 3 above 20,000 images. There are never more folds than
-    the smallest class has groups (images, where there are none), nor fewer than 2. Raises DataUnusable for a single group.
+    groups (images, where there are none). A class with fewer groups than folds is in some folds only: one small class must not
+    cost the others their folds. Raises DataUnusable for a single group.
     """
     units = make_units(samples, seed)
     if len(units) < 2:
@@ -74,16 +75,7 @@ def fold_numbers(samples: Sequence[Sample], folds: int | None, seed: int) -> NDA
             fix="group by something that differs between images, or leave out --group and --group-pattern",
         )
     wanted = folds or (FOLDS_OF_MANY if len(samples) > MANY else FOLDS)
-    return deal_folds(units, len(samples), max(2, min(wanted, _smallest_class(units), len(units))))
-
-
-def _smallest_class(units: Sequence[Unit]) -> int:
-    """In how many units the rarest class is found."""
-    counts = defaultdict[str, int](int)
-    for unit in units:
-        for label in unit.labels:
-            counts[label] += 1
-    return min(counts.values(), default=len(units))
+    return deal_folds(units, len(samples), max(2, min(wanted, len(units))))
 
 
 def _in_order(samples: Sequence[Sample]) -> tuple[Sample, ...]:
