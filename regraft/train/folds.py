@@ -18,6 +18,9 @@ from regraft.values import Strength
 # solved in float64 and are the ones that separate perfectly, can afford more.
 TOLERANCE, DECREMENT, DECREMENT_SMALL = 1e-3, 1e-6, 1e-8
 LIMIT = 300  # iterations for one strength
+# Nats: a weaker penalty has to gain at least this to be preferred. On classes that fall apart by themselves the likelihood
+# goes on falling by less and less while the weights grow without end, and with them the answer's sensitivity to rounding.
+INDIFFERENT = 1e-3
 BATCH_VALUES = 24_000_000  # logits solved together: about 100 MB in each of a handful of arrays
 
 
@@ -74,7 +77,7 @@ class FoldSolver:
             first += len(solver.theta_PKR)
             self._rest(solver, len(self.solvers) > 1)
         strength = self._judge(logits_NK, l2, features)
-        if np.isfinite(strength.nll) and (self._best is None or strength.nll < self._best[0].nll):
+        if np.isfinite(strength.nll) and (self._best is None or strength.nll < self._best[0].nll - INDIFFERENT):
             self._best = strength, logits_NK, self._mean_theta()
         return strength
 

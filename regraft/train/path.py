@@ -56,6 +56,8 @@ def choose_l2(
 ) -> PathResult:
     """The strength with the smallest cross-validated negative log-likelihood, and the head refitted there on all rows.
 
+    Of strengths that differ by less than 0.001 nats the strongest is taken.
+
     `features_ND` are raw, (N, D), and may be memory-mapped; a view of some columns costs nothing extra. `targets` are (N,)
     class indices, or (N, K) booleans where `multi_label`. `folds_N` holds each row's fold. `balanced` weighs every image
     inversely to the frequency of its class (multi-label: of its answer to each label), in the objective and in the likelihood
