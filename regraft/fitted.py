@@ -68,11 +68,9 @@ class Fitted:
         self, paths: Iterable[str | Path], *, top_k: int = 5, device: Device = "auto", progress: Progress = Silent()
     ) -> Iterator[Prediction]:
         """`predict`, each answer as soon as it is there. All paths are taken before the first image is read."""
-        if isinstance(paths, str | Path):
-            raise UsageError(expected="a list of paths", got=f"the single path {str(paths)!r}", fix="put it in a list")
-        if top_k < 1:
-            raise UsageError(expected="top_k of 1 or more", got=str(top_k), fix="leave it out for 5")
-        items = [(Path(path), str(path)) for path in paths]
+        items = _checked_paths(paths)
+        if not isinstance(top_k, int) or top_k < 1:
+            raise UsageError(expected="top_k as a whole number of 1 or more", got=repr(top_k), fix="leave it out for 5")
         answers = logits_of(items, self._module, self.backbone.preprocess, device=device, progress=progress)
         for (_, name), logits in zip(items, answers, strict=True):
             if isinstance(logits, Rejected):
@@ -101,6 +99,16 @@ class Fitted:
             rejected=(*samples.rejected, *(answer for answer in answers if isinstance(answer, Rejected))),
             notes=samples.notes,
         )
+
+
+def _checked_paths(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:
+    if isinstance(paths, str | bytes | Path) or not isinstance(paths, Iterable):
+        raise UsageError(expected="a list of paths", got=f"the single value {paths!r}", fix="put it in a list: predict([path])")
+    listed = list(paths)
+    if wrong := [path for path in listed if not isinstance(path, str | Path)]:
+        kind = type(wrong[0]).__name__
+        raise UsageError(expected="paths of image files", got=f"a {kind} among them", fix="give each as str or pathlib.Path")
+    return [(Path(path), str(path)) for path in listed]
 
 
 def pretrained(backbone: str, *, weights: str | None = None, size: int | None = None) -> Fitted:

@@ -25,6 +25,7 @@ from regraft.report.html import write_report
 from regraft.saved import fingerprint, to_saved, versions
 from regraft.task.classify import predictions_of, targets_of
 from regraft.train.head_fit import HeadFit, fit_head
+from regraft.train.memory import head_key, recall_head, remember_head
 from regraft.train.observed import Observed, observe
 from regraft.values import Predictions, RunSummary, Samples, Split
 
@@ -103,15 +104,16 @@ def _extract(recipe: Recipe, samples: Samples, split: Split, backbone: Backbone,
 
 
 def _solve(recipe: Recipe, split: Split, observed: Observed, extracted: Extracted, progress: Progress) -> HeadFit:
-    return fit_head(
-        recipe.strategy,
-        observed.train_features,
-        extracted.columns,
-        targets_of(observed.train, split.classes, split.multi_label),
-        observed.folds_N,
-        classes=len(split.classes),
-        progress=progress,
-    )
+    cache, classes = recipe.cache or default_folder(), len(split.classes)
+    targets = targets_of(observed.train, split.classes, split.multi_label)
+    digests = observed.digests[: len(observed.train)]
+    key = head_key(extracted.table, digests, targets, observed.folds_N, classes, recipe.strategy)
+    head = recall_head(cache, key)
+    if head is None:
+        features, columns = observed.train_features, extracted.columns
+        head = fit_head(recipe.strategy, features, columns, targets, observed.folds_N, classes=classes, progress=progress)
+        remember_head(cache, key, head)
+    return head
 
 
 def _taps(backbone: Backbone, head: HeadFit) -> tuple[str, ...]:

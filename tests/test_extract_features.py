@@ -180,6 +180,23 @@ def test_changed_weights_of_a_kept_network_are_noticed(backbone: Backbone, tmp_p
     assert np.allclose(first, again, atol=1e-4)
 
 
+def test_a_precision_that_is_too_coarse_is_not_tried_twice(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(FromPixels(Features(backbone, ()), backbone.preprocess).eval(), "test", None)
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
+    reference = candidates(network, "cpu", pixels)[0]
+    tried: list[str] = []
+
+    def make(name: str) -> _Doubling:
+        tried.append(name)
+        return _Doubling()
+
+    others = [choose.Candidate(name, lambda name=name: make(name), "bf16") for name in ("one", "two")]  # type: ignore[misc]
+    monkeypatch.setattr(choose, "candidates", lambda *_: [reference, *others])
+    timings, _ = choose.measure(network, pixels, images=100, device="cpu")
+    assert tried == ["one"]
+    assert "bf16" in next(timing.note for timing in timings if timing.name == "two")
+
+
 def test_an_engine_that_cannot_run_the_network_is_left_out(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise RuntimeError("no such operation")

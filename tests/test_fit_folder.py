@@ -43,6 +43,39 @@ def test_two_fits_give_the_same_bytes(photos: Path, tmp_path: Path) -> None:
     assert (first.summary.cache_misses, second.summary.cache_misses) == (36, 0)
 
 
+def test_the_same_head_is_solved_once_and_a_damaged_copy_again(
+    photos: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from regraft import pipeline
+
+    solved: list[int] = []
+    real = pipeline.fit_head
+
+    def counting(*args: object, **options: object) -> object:
+        solved.append(1)
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "fit_head", counting)
+    first, second = fit(photos, tmp_path / "one"), fit(photos, tmp_path / "two")
+    assert len(solved) == 1
+    (kept,) = (cache / "heads").iterdir()
+    data = bytearray(kept.read_bytes())
+    data[-5] ^= 1
+    kept.write_bytes(data)
+    third = fit(photos, tmp_path / "three")
+    assert len(solved) == 2
+    fit(photos, tmp_path / "four", strategy=Head(features="last"))
+    fit(photos, tmp_path / "five", seed=1)
+    paint(photos / "blue" / "new.png", COLOURS["blue"])
+    fit(photos, tmp_path / "six")
+    assert len(solved) == 5
+    for one in (second, third):
+        assert one.summary is not None
+        assert first.summary is not None
+        assert one.summary.head == first.summary.head
+        assert (tmp_path / "one" / "model.safetensors").read_bytes() == (one.folder / "model.safetensors").read_bytes()  # type: ignore[operator]
+
+
 @pytest.mark.usefixtures("cache")
 def test_test_images_decide_nothing(photos: Path, tmp_path: Path) -> None:
     """Wrong labels in the test part change its score, and not one bit of the model."""
@@ -134,6 +167,18 @@ def test_predict_accounts_for_every_path_in_order(run: regraft.Fitted, photos: P
     assert [row.status for row in rows] == ["ok", "failed", "failed", "ok"]
     assert [row.top[0][0] for row in rows if row.top] == ["cyan", "amber"]
     assert all(row.reason for row in rows if row.status == "failed")
+
+
+@pytest.mark.parametrize("paths", ["one.png", Path("one.png"), 5, [5], [None]])
+def test_predict_says_what_it_takes(run: regraft.Fitted, paths: object) -> None:
+    with pytest.raises(UsageError, match="path"):
+        run.predict(paths)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("top_k", [0, -1, "3", 1.5])
+def test_top_k_is_checked(run: regraft.Fitted, photos: Path, top_k: object) -> None:
+    with pytest.raises(UsageError, match="top_k"):
+        run.predict([photos / "blue" / "000.png"], top_k=top_k)  # type: ignore[arg-type]
 
 
 def test_a_rotated_photo_with_its_orientation_tag_gets_the_same_answer(

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# TODO(lead): take this mark away once `regraft fit` is connected.
-pytestmark = pytest.mark.skip(reason="`regraft fit` is not connected yet")
+
 EACH = 8
 
 

@@ -27,7 +27,7 @@ from regraft.values import EngineTiming, Sample
 AGREES = 0.9999
 # A pass shorter than this, in seconds, is over before another engine is set up.
 NOT_WORTH_IT = 3.0
-_BATCHES_TIMED = 4
+_BATCHES_TIMED = 3
 # Images that the engines are measured on, spread over the data.
 _SAMPLE = 16
 # A choice made for so many times fewer images, with engines left out, is made again.
@@ -124,26 +124,33 @@ def measure(network: Network, sample: Pixels, *, images: int, device: str) -> tu
     """
     timed: list[tuple[EngineTiming, Engine]] = []
     failed: list[EngineTiming] = []
+    too_coarse: set[str] = set()
     reference_ND = None
     for candidate in candidates(network, device, sample):
         rate = max((timing.images_per_s for timing, _ in timed), default=0.0)
         if candidate.slow_to_make and images < rate * NOT_WORTH_IT:
+            continue
+        if candidate.precision in too_coarse:
+            note = f"not tried: {candidate.precision} was found too coarse for this network"
+            failed.append(_unused(candidate, note))
             continue
         try:
             timing, engine, rows_ND = _time(candidate, sample, reference_ND, device, network.last_width)
         except Exception as error:
             if reference_ND is None:  # plain torch itself cannot run this network
                 raise
-            failed.append(_failed(candidate, error))
+            reason = (str(error).splitlines() or [""])[0][:120]
+            failed.append(_unused(candidate, f"not used: {type(error).__name__}: {reason}"))
             continue
         reference_ND = rows_ND if reference_ND is None else reference_ND
+        if timing.cosine < AGREES:
+            too_coarse.add(candidate.precision)
         timed.append((timing, engine))
     best = max((item for item in timed if item[0].cosine >= AGREES), key=lambda item: item[0].images_per_s)
     return (*(replace(timing, chosen=timing is best[0]) for timing, _ in timed), *failed), best[1]
 
 
-def _failed(candidate: Candidate, error: Exception) -> EngineTiming:
-    note = f"not used: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+def _unused(candidate: Candidate, note: str) -> EngineTiming:
     return EngineTiming(name=candidate.name, images_per_s=0.0, cosine=0.0, setup_s=0.0, chosen=False, note=note)
 
 

@@ -5,7 +5,7 @@ import copy
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +31,11 @@ class Engine(Protocol):
 
 
 def torch_name(device: str, dtype: torch.dtype) -> str:
-    return f"torch {device} {'fp32' if dtype == torch.float32 else str(dtype).removeprefix('torch.')}"
+    return f"torch {device} {precision_name(dtype)}"
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
 
 
 def openvino_name(precision: str) -> str:
@@ -78,25 +82,33 @@ class OpenVinoEngine:
         # Throughput mode gives each of the processor's streams its own batch; measured in docs/measurements.md#engines
         options = {"INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision), "PERFORMANCE_HINT": "THROUGHPUT"}
         self._compiled = core.compile_model(model, "CPU", options)
+        self._size = 0
         self._queue_size = max(2, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
 
     def stream(self, batches: Iterator[Pixels]) -> Iterator[Rows]:
         requests = [self._compiled.create_infer_request() for _ in range(self._queue_size)]
-        under_way: list[tuple[int, Pixels]] = []
+        under_way: list[tuple[int, Pixels, int]] = []
         for number, pixels in enumerate(batches):
-            slot = number % len(requests)
+            slot, count = number % len(requests), len(pixels)
             if len(under_way) == len(requests):
-                yield self._finish(requests[under_way.pop(0)[0]])
+                yield self._finish(requests, *under_way.pop(0))
+            pixels = self._filled_up(pixels)
             requests[slot].start_async({0: pixels}, share_inputs=True)
             # share_inputs: the request reads this array in place, so it must live until the answer is there.
-            under_way.append((slot, pixels))
-        for slot, _ in under_way:
-            yield self._finish(requests[slot])
+            under_way.append((slot, pixels, count))
+        for waiting in under_way:
+            yield self._finish(requests, *waiting)
+
+    def _filled_up(self, pixels: Pixels) -> Pixels:
+        """A short last batch as long as the others: kernels for another size would be compiled for it alone."""
+        self._size = max(self._size, len(pixels))
+        missing = self._size - len(pixels)
+        return np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)]) if missing else pixels
 
     @staticmethod
-    def _finish(request: Any) -> Rows:
-        request.wait()
-        return np.array(request.get_output_tensor().data, np.float32)
+    def _finish(requests: Sequence[Any], slot: int, _: Pixels, count: int) -> Rows:
+        requests[slot].wait()
+        return np.array(requests[slot].get_output_tensor().data[:count], np.float32)
 
 
 def _converted(core: Any, network: "Network", sample: Pixels) -> Any:
@@ -111,7 +123,8 @@ def _converted(core: Any, network: "Network", sample: Pixels) -> Any:
     with warnings.catch_warnings():
         # The tracer warns of every shape that becomes a constant; shapes are constant here on purpose.
         warnings.simplefilter("ignore")
-        model = openvino.convert_model(network.module, example_input=torch.from_numpy(sample))
+        # One image: conversion runs the network several times, eagerly.
+        model = openvino.convert_model(network.module, example_input=torch.from_numpy(sample[:1]))
     if path is not None:
         _keep(model, path)
     return model
@@ -169,10 +182,11 @@ def pick_device(device: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An engine that this machine could use. `slow_to_make`: only worth trying for many images."""
+    """An engine that this machine could use, and its arithmetic. `slow_to_make`: only worth trying for many images."""
 
     name: str
     make: Callable[[], Engine]
+    precision: str = "fp32"
     slow_to_make: bool = False
 
 
@@ -195,10 +209,10 @@ def candidates(network: Network, device: str, sample: Pixels) -> list[Candidate]
     def torch_engine(where: str, dtype: torch.dtype) -> Candidate:
         # Engines move and relay out their module, so each gets its own.
         make = lambda: TorchEngine(copy.deepcopy(network.module), device=where, dtype=dtype)  # noqa: E731
-        return Candidate(torch_name(where, dtype), make)
+        return Candidate(torch_name(where, dtype), make, precision_name(dtype))
 
     def openvino_engine(precision: str) -> Candidate:
-        return Candidate(openvino_name(precision), lambda: OpenVinoEngine(network, sample, precision), slow_to_make=True)
+        return Candidate(openvino_name(precision), lambda: OpenVinoEngine(network, sample, precision), precision, True)
 
     if device != "cpu":
         half = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float16

@@ -28,12 +28,13 @@ _WRITE_ROWS = 256
 class Extracted:
     """Features of the images that could be read.
 
-    `features` is (M, D), still on disk; `kept_M` are the positions of its rows among the samples, `digests` the SHA-256 of
-    their files; `columns` says what stands where. `hits` were in the cache, `misses` were decoded. `seconds` is the whole pass,
-    choosing the engine included.
+    `features` is (M, D), still on disk, in `table`; `kept_M` are the positions of its rows among the samples, `digests` the
+    SHA-256 of their files; `columns` says what stands where. `hits` were in the cache, `misses` were decoded. `seconds` is
+    the whole pass, choosing the engine included.
     """
 
     features: FeatureRows
+    table: str
     kept_M: NDArray[np.int64]
     digests: tuple[bytes, ...]
     columns: Columns
@@ -70,6 +71,7 @@ def extract_features(
     stored = [row for row in rows if isinstance(row, int)]
     return Extracted(
         features=table.rows(stored),
+        table=table.folder.name,
         kept_M=np.array([i for i, row in enumerate(rows) if isinstance(row, int)], np.int64),
         digests=tuple(digests),
         columns=features.columns,

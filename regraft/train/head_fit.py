@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from regraft.backbone.features import Columns
 from regraft.cache.store import FeatureRows
+from regraft.errors import UsageError
 from regraft.progress import Progress
 from regraft.recipe import Head
 from regraft.train.path import PathResult, choose_l2
@@ -71,9 +72,16 @@ def fit_head(
 
 
 def _kinds(strategy: Head, columns: Columns) -> tuple[str, ...]:
+    has_stages = columns.width > columns.last_width
+    if strategy.features == "stages" and not has_stages:
+        raise UsageError(
+            expected="a backbone with stages to pool for --features stages",
+            got="one whose features are those of its last layer",
+            fix="use --features last, or another backbone",
+        )
     if strategy.features != "auto":
         return (strategy.features,)
-    return ("last", "stages") if columns.width > columns.last_width else ("last",)
+    return ("last", "stages") if has_stages else ("last",)
 
 
 def _best(result: PathResult) -> float:
