@@ -3,7 +3,8 @@
     python bench/ours.py DATA      one JSON line: n, images_per_s, extract_s, decode_s, network_s
 
 extract_s: from the first file opened to the last feature, nothing cached; loading the backbone and choosing the engine are left
-out, as the peers leave out loading theirs; the engine is the one that a set of some thousand images would get. decode_s: the same files decoded and resized on all cores, nothing else running.
+out, as the peers leave out loading theirs; the engine is the one that a set of some thousand images would get.
+decode_s: the same files decoded and resized on all cores, nothing else running.
 network_s: as many images through the chosen engine, already decoded.
 """
 
