@@ -24,7 +24,7 @@ from regraft.progress import Progress
 from regraft.values import EngineTiming, Sample
 
 # Where any image's features have a smaller cosine with fp32's, an engine is not used: docs/measurements.md#engines
-AGREES = 0.9999
+AGREES = 0.999
 # A pass shorter than this, in seconds, is over before another engine is set up.
 NOT_WORTH_IT = 3.0
 _BATCHES_TIMED = 3
@@ -176,11 +176,14 @@ def _time(
 
 
 def smallest_cosine(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32], last_width: int) -> float:
-    """The smallest cosine between corresponding rows of two sets of features (N, D).
+    """The smallest cosine between corresponding rows of two sets of features (N, D), `b_ND` being the reference.
 
-    The head's own input (the first `last_width` columns) and the pooled stages are judged apart: large values of the one
-    would hide what happens to the other.
+    Measured from the reference's mean row: what all images share would hide the differences that a head works with. The
+    head's own input (the first `last_width` columns) and the pooled stages are judged apart, for the same reason.
     """
+    if len(b_ND) > 1:
+        centre_D = b_ND.mean(axis=0)
+        a_ND, b_ND = a_ND - centre_D, b_ND - centre_D
     parts = [slice(0, last_width), slice(last_width, None)] if 0 < last_width < a_ND.shape[1] else [slice(None)]
     return min(float(_cosines(a_ND[:, part], b_ND[:, part]).min()) for part in parts)
 

@@ -118,13 +118,18 @@ def test_to_torch_is_what_predict_uses(case: Case) -> None:
 
 
 def test_saved_logits_are_the_models_own(case: Case) -> None:
-    """The report scores features of the fastest engine that agrees, the model answers in fp32: they stay close."""
+    """The report scores features of the fastest engine that agrees, the model answers in fp32.
+
+    With an fp32 engine they are the same up to rounding; half precision, where it was found near enough, stays close.
+    """
     assert case.fitted.folder is not None
     test = read_predictions(case.fitted.folder / "predictions.parquet")["test"]
     root = case.images[0].parent.parent
     logits_NK = logits_of(case.fitted.to_torch(), case.fitted, tuple(root / name for name in test.names))
     shares = probabilities(logits_NK, case.task == "multi-label")
-    assert np.abs(shares - probabilities(test.logits_NK, case.task == "multi-label")).max() < 0.05
+    assert case.fitted.summary is not None
+    least = 1e-3 if "fp32" in case.fitted.summary.engine else 0.15
+    assert np.abs(shares - probabilities(test.logits_NK, case.task == "multi-label")).max() < least
 
 
 def test_nothing_of_the_frozen_network_moved(case: Case) -> None:
