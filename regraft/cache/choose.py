@@ -24,7 +24,7 @@ from regraft.progress import Progress
 from regraft.values import EngineTiming, Sample
 
 # Where any image's features have a smaller cosine with fp32's, an engine is not used: docs/measurements.md#engines
-AGREES = 0.999
+AGREES = 0.99999
 # A pass shorter than this, in seconds, is over before another engine is set up.
 NOT_WORTH_IT = 3.0
 _BATCHES_TIMED = 3
