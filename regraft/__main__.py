@@ -1,8 +1,6 @@
 """`python -m regraft` is the command `regraft`."""
 
-import sys
-
-from regraft.cli.main import main
+from regraft.cli.start import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -535,6 +535,18 @@ def test_help_starts_at_once_and_imports_nothing_heavy() -> None:
     assert min(times) <= 0.3
 
 
+def test_the_end_of_the_process_loses_nothing() -> None:
+    """It leaves without taking the interpreter apart: handlers still run, what was printed arrives, the code is main's."""
+    code = (
+        "import atexit, sys; sys.argv[1:] = %s; print('first'); atexit.register(lambda: print('last'))\n"
+        "from regraft.cli.start import entry; entry()"
+    )
+    done = process(code % ["--version"])
+    assert done.stdout.splitlines() == ["first", f"regraft {regraft.__version__}", "last"]
+    assert done.returncode == 0
+    assert process(code % ["predict", "no/such/run", "x.jpg"]).returncode == 2
+
+
 def test_import_brings_names_but_no_torch() -> None:
     code = (
         "import sys, regraft; print([m for m in ('torch', 'numpy') if m in sys.modules]); "

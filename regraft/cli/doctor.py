@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from regraft.cli.options import CacheOption, JsonOption
+from regraft.cli.start import importing
 
 _NEEDED = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")
 _USEFUL = ("openvino",)
@@ -66,7 +67,8 @@ def _version(name: str) -> str | None:
 
 
 def _device() -> dict[str, Any]:
-    import torch
+    with importing():
+        import torch
 
     from regraft.cache.engines import has_fast_bf16, pick_device
     from regraft.cache.stream import decoding_threads

@@ -96,6 +96,7 @@ def fit(
     Writes model.safetensors, config.json, predictions.parquet and report.html to the run folder.
     """
     from regraft.cli import show
+    from regraft.cli.start import importing
     from regraft.cli.watch import watcher
     from regraft.place import place_run, reserved
     from regraft.recipe import Data, Head, Recipe, one_of
@@ -126,7 +127,8 @@ def fit(
     if place.note:
         watch.note(place.note)
     # torch takes seconds to import: what can be wrong with the options has been said before.
-    from regraft.pipeline import fit as run_pipeline
+    with importing():
+        from regraft.pipeline import fit as run_pipeline
 
     with reserved(place.folder):
         fitted = run_pipeline(recipe, place.folder, command=shlex.join(["regraft", *context.obj]), progress=watch)

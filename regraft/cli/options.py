@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from regraft.cli.start import importing
 from regraft.recipe import Device
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def open_run(run: str) -> "Fitted":
             got=f"{run}: no such folder",
             fix="make one: regraft fit photos/",
         )
-    from regraft.saved import load
+    with importing():
+        from regraft.saved import load
 
     return load(run)
 
@@ -58,6 +60,7 @@ def open_model(model: str, weights: str | None) -> "Fitted":
         if weights is not None:
             raise UsageError(expected="--weights with a backbone", got=f"{model}, which is a run", fix="leave --weights out")
         return open_run(model)
-    from regraft.fitted import pretrained
+    with importing():
+        from regraft.fitted import pretrained
 
     return pretrained(model, weights=weights)
