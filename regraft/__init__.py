@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from regraft.api import fit
+    from regraft.backbone.structure import inspect
     from regraft.errors import (
         BackboneNotFound,
         DataUnusable,
+        Diverged,
         NotConverged,
         OutOfSpace,
         OutputExists,
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
         UsageError,
     )
     from regraft.fitted import Fitted, pretrained
-    from regraft.recipe import Data, Head, Recipe
+    from regraft.ranking import rank
+    from regraft.recipe import Data, Full, Head, Own, Partial, Recipe, Scratch
     from regraft.saved import load
-    from regraft.values import Evaluation, Interval, Prediction, Predictions, RunSummary, Scores
+    from regraft.values import Evaluation, Interval, Prediction, Predictions, Ranking, RunSummary, Scores
 
     __version__: str
 
@@ -33,32 +36,42 @@ __all__ = [
     "BackboneNotFound",
     "Data",
     "DataUnusable",
+    "Diverged",
     "Evaluation",
     "Fitted",
+    "Full",
     "Head",
     "Interval",
     "NotConverged",
     "OutOfSpace",
     "OutputExists",
+    "Own",
+    "Partial",
     "Prediction",
     "Predictions",
+    "Ranking",
     "Recipe",
     "RegraftError",
     "RunSummary",
     "SavedModelRefused",
     "Scores",
+    "Scratch",
     "UsageError",
     "__version__",
     "fit",
+    "inspect",
     "load",
     "pretrained",
+    "rank",
 ]
 
 _HOMES = {
     "regraft.api": ("fit",),
+    "regraft.backbone.structure": ("inspect",),
     "regraft.errors": (
         "BackboneNotFound",
         "DataUnusable",
+        "Diverged",
         "NotConverged",
         "OutOfSpace",
         "OutputExists",
@@ -67,9 +80,10 @@ _HOMES = {
         "UsageError",
     ),
     "regraft.fitted": ("Fitted", "pretrained"),
-    "regraft.recipe": ("Data", "Head", "Recipe"),
+    "regraft.ranking": ("rank",),
+    "regraft.recipe": ("Data", "Full", "Head", "Own", "Partial", "Recipe", "Scratch"),
     "regraft.saved": ("load",),
-    "regraft.values": ("Evaluation", "Interval", "Prediction", "Predictions", "RunSummary", "Scores"),
+    "regraft.values": ("Evaluation", "Interval", "Prediction", "Predictions", "Ranking", "RunSummary", "Scores"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import NoneType
 
+from torch import nn
+
 from regraft.errors import UsageError
 from regraft.fitted import Fitted
 from regraft.pipeline import fit as run_pipeline
 from regraft.place import place_run, reserved
 from regraft.progress import Progress, Silent
-from regraft.recipe import DEFAULT_BACKBONE, Data, Device, Head, Recipe
+from regraft.recipe import DEFAULT_BACKBONE, Data, Device, Full, Head, Own, Partial, Recipe, Scratch, Strategy
 
 # Frozen, so one default serves all calls.
 _HEAD = Head()
@@ -17,9 +19,12 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "data": ((str, Path, Data), "a path or a regraft.Data"),
     "test": ((str, Path), 'a path, "auto" or "none"'),
     "size": ((int, NoneType), "a whole number of pixels or None"),
+    "channels": ((int, NoneType), "1, 3, 4 or None"),
     "seed": ((int,), "a whole number"),
-    "strategy": ((Head,), "a regraft.Head"),
-    "backbone": ((str,), "a name"),
+    "strategy": ((Head, Partial, Full, Scratch), "a regraft.Head, Partial, Full or Scratch"),
+    "backbone": ((str, Own, nn.Module), "a name, a torch.nn.Module or a regraft.Own"),
+    "trust": ((bool,), "True or False"),
+    "head_path": ((str, NoneType), "a dotted path or None"),
     "out": ((str, Path, NoneType), "a path or None"),
     "cache": ((str, Path, NoneType), "a path or None"),
 }
@@ -29,14 +34,17 @@ def fit(
     data: str | Path | Data,
     *,
     out: str | Path | None = None,
-    backbone: str = DEFAULT_BACKBONE,
-    weights: str | None = None,
-    strategy: Head = _HEAD,
+    backbone: str | Own | nn.Module = DEFAULT_BACKBONE,
+    weights: str | Path | None = None,
+    strategy: Strategy = _HEAD,
     test: str | Path = "auto",
     size: int | None = None,
     seed: int = 0,
     device: Device = "auto",
     cache: str | Path | None = None,
+    trust: bool = False,
+    head_path: str | None = None,
+    channels: int | None = None,
     overwrite: bool = False,
     progress: Progress = Silent(),
 ) -> Fitted:
@@ -45,23 +53,30 @@ def fit(
     `data` is a folder of class folders or a CSV or Parquet table; a `Data` says more about how to read it. `test` is "auto"
     (what `data` says: by default its own test part, else 20 % held out), "none" or another folder or table. `out` is
     runs/NAME by default, runs/NAME-2 and so on where there are runs already; `overwrite` replaces an earlier run instead.
-    `size` is the input side in pixels. See `Recipe` for the rest.
+    `size` is the input side in pixels. `backbone` is a name, or a network of your own: a module, taken to expect what
+    ImageNet's networks do, or an `Own` that says what it expects. See `Recipe` for the rest.
 
-    Raises a child of RegraftError: DataUnusable, UsageError (with BackboneNotFound and OutputExists), OutOfSpace, NotConverged.
+    Raises a child of RegraftError: DataUnusable, UsageError (with BackboneNotFound and OutputExists), OutOfSpace, NotConverged
+    (with Diverged).
     """
     _check_types(data=data, test=test, size=size, seed=seed, strategy=strategy, backbone=backbone, out=out, cache=cache)
+    _check_types(trust=trust, head_path=head_path, channels=channels)
     chosen = replace(data, path=Path(data.path)) if isinstance(data, Data) else Data(path=Path(data))
     if test != "auto":
         chosen = replace(chosen, test=test)
     recipe = Recipe(
         data=chosen,
-        backbone=backbone,
-        weights=weights,
+        backbone=Own(module=backbone) if isinstance(backbone, nn.Module) else backbone,
+        # torchvision's enumerations and paths become the text that they stand for.
+        weights=None if weights is None else str(weights),
         strategy=strategy,
         size=size,
         seed=seed,
         device=device,
         cache=None if cache is None else Path(cache),
+        trust=trust,
+        head_path=head_path,
+        channels=channels,
     )
     place = place_run(chosen.path, None if out is None else Path(out), overwrite=overwrite)
     if place.note:
@@ -75,5 +90,5 @@ def _check_types(**given: object) -> None:
     for name, value in given.items():
         kinds, words = _KINDS[name]
         # True is an int in Python, and a seed or a size to nobody.
-        if isinstance(value, bool) or not isinstance(value, kinds):
+        if (isinstance(value, bool) and bool not in kinds) or not isinstance(value, kinds):
             raise UsageError(expected=f"{name} to be {words}", got=repr(value), fix="see help(regraft.fit)")

@@ -94,3 +94,13 @@ class NotConverged(RegraftError):
     """A solver stopped short of its tolerance."""
 
     exit_code = 7
+
+
+class Diverged(NotConverged):
+    """Training ran off: a loss or a gradient that is no number any more."""
+
+
+def first_line(error: object, limit: int = 160) -> str:
+    """The first line of what an exception (or anything else) says, cut short; its type's name where it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)[:limit]

@@ -18,6 +18,7 @@ from regraft.evaluate.metrics import score
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device
 from regraft.task.classify import predictions_of, top_classes
+from regraft.train.own_head import OwnHead, attach_own
 from regraft.values import Evaluation, Prediction, Rejected, RunSummary
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Fitted:
-    """A network with the names of its classes. `head` is None for a pretrained network as it is.
+    """A network with the names of its classes. `head` is linear, one of the user's own, or None: a pretrained network as it is.
 
     `folder` is the run it was saved to or loaded from. `summary` tells of the fit, where it happened in this process.
     """
 
     backbone: Backbone
-    head: HeadWeights | None
+    head: HeadWeights | OwnHead | None
     classes: tuple[str, ...]
     multi_label: bool = False
     folder: Path | None = None
@@ -45,7 +46,7 @@ class Fitted:
 
     @cached_property
     def _module(self) -> "nn.Module":
-        return attach_head(self.backbone, self.head)
+        return self.to_torch()
 
     def to_torch(self) -> "nn.Module":
         """A module in eval mode from preprocessed images (N, 3, H, W) float32 to logits (N, K), sharing nothing with this one.
@@ -53,6 +54,8 @@ class Fitted:
         A head on the last features alone (`features="last"`) gives the library's plain network with that head in the old
         one's place: its state dict loads into torchvision's or timm's own model with the same number of classes.
         """
+        if isinstance(self.head, OwnHead):
+            return attach_own(self.backbone, self.head)
         return attach_head(self.backbone, self.head)
 
     def predict(
@@ -111,16 +114,25 @@ def _checked_paths(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:
     return [(Path(path), str(path)) for path in listed]
 
 
-def pretrained(backbone: str, *, weights: str | None = None, size: int | None = None) -> Fitted:
+def pretrained(
+    backbone: str,
+    *,
+    weights: str | Path | None = None,
+    size: int | None = None,
+    trust: bool = False,
+    head_path: str | None = None,
+) -> Fitted:
     """A pretrained network as it is, with the names of the classes it was trained on.
+
+    `weights`, `size`, `trust` and `head_path` are those of `Recipe`.
 
     Raises BackboneNotFound, also for weights whose classes have no known names.
     """
-    loaded = load_backbone(backbone, weights=weights, size=size)
+    loaded = load_backbone(backbone, weights=weights, size=size, trust=trust, head_path=head_path)
     if loaded.categories is None:
         raise BackboneNotFound(
             expected="weights whose classes have names, such as those trained on ImageNet",
             got=f"{backbone} with weights {loaded.weights}",
             fix="fit it to your own images first: regraft fit photos/ --backbone " + backbone,
         )
-    return Fitted(backbone=loaded, head=None, classes=loaded.categories)
+    return Fitted(backbone=loaded, head=None, classes=loaded.categories, notes=loaded.notes)

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from regraft.artifact.save import save_model
 from regraft.artifact.schema import check_class_names
-from regraft.backbone.attach import HeadWeights
 from regraft.backbone.features import later_stages
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone
-from regraft.cache.engines import pick_device
+from regraft.cache.engines import give_back, pick_device
 from regraft.cache.extract import Extracted, extract_features
 from regraft.cache.store import default_folder
 from regraft.clock import Clock
@@ -20,13 +19,18 @@ from regraft.evaluate.metrics import score
 from regraft.evaluate.table import write_predictions
 from regraft.fitted import Fitted
 from regraft.progress import Progress, Silent
-from regraft.recipe import Recipe
+from regraft.recipe import Head, Recipe
 from regraft.report.html import write_report
 from regraft.saved import fingerprint, to_saved, versions
 from regraft.task.classify import predictions_of, targets_of
+from regraft.train.chance import seeded
 from regraft.train.head_fit import HeadFit, fit_head
 from regraft.train.memory import head_key, recall_head, remember_head
+from regraft.train.metrics_file import write_metrics
 from regraft.train.observed import Observed, observe
+from regraft.train.own_head import baseline_of, own_head_of
+from regraft.train.setting import Model, Setting
+from regraft.train.strategy import apply_strategy
 from regraft.values import Predictions, RunSummary, Samples, Split
 
 # More of the images than this may not be left out without being asked: the issue is then the data, not a file.
@@ -36,31 +40,32 @@ MOST_REJECTED = 0.1
 def fit(recipe: Recipe, out: Path, *, command: str = "", progress: Progress = Silent()) -> Fitted:
     """Run the whole job and write the run folder `out`; the result's `summary` says all of it.
 
-    `out` gets model.safetensors, config.json, predictions.parquet and report.html. `command` is what the report shows as
-    the way to repeat the run. Raises the errors of each stage; nothing is written to `out` before the head is solved.
+    `out` gets model.safetensors, config.json, predictions.parquet and report.html, and metrics.jsonl where something was
+    trained. `command` is what the report shows as the way to repeat the run. Raises the errors of each stage; nothing is
+    written to `out` before the model is there.
     """
     clock = Clock()
     with clock("backbone"):
         # Before the data: a wrong name or device is told at once, not after 70,000 files.
         pick_device(recipe.device)
-        backbone = load_backbone(recipe.backbone, weights=recipe.weights, size=recipe.size, whole_image=True)
+        backbone = _load(recipe, progress)
     with clock("data"):
         samples, split = _read(recipe, progress)
+        own = own_head_of(recipe.strategy, backbone, len(split.classes), seed=recipe.seed)
+        baseline = baseline_of(recipe.strategy, backbone, own)
     with clock("features"):
         extracted = _extract(recipe, samples, split, backbone, progress)
         observed = observe(split, extracted)
     with clock("head"):
-        head = _solve(recipe, split, observed, extracted, progress)
+        # Always: it costs little, and whatever costs more starts from it or has to beat it.
+        solved = _solve(recipe, baseline, split, observed, extracted, progress)
+    with clock("head" if recipe.strategy == baseline else "training"):
+        setting = _setting(recipe, split, backbone, observed, extracted, solved, progress)
+        model = apply_strategy(setting, recipe.strategy, own)
     with clock("scores"):
-        test, cross_validation = _predictions(split, observed, head)
-        summary = _summary(recipe, samples, split, backbone, observed, extracted, head, test, cross_validation, command)
-    fitted = Fitted(
-        backbone=backbone,
-        head=HeadWeights(taps=_taps(backbone, head), weight_KD=head.weight_KD, bias_K=head.bias_K),
-        classes=split.classes,
-        multi_label=split.multi_label,
-        folder=out,
-    )
+        test, cross_validation = _predictions(split, observed, model)
+        summary = _summary(recipe, samples, split, observed, extracted, model, test, cross_validation, command)
+    fitted = Fitted(backbone=model.backbone, head=model.head, classes=split.classes, multi_label=split.multi_label, folder=out)
     with clock("saving"):
         _save(fitted, summary, observed, recipe.seed, out, test, cross_validation)
     summary = replace(summary, run=out, seconds=clock.seconds(), report=out / "report.html")
@@ -73,6 +78,22 @@ def fit(recipe: Recipe, out: Path, *, command: str = "", progress: Progress = Si
         out=out / "report.html",
     )
     return replace(fitted, summary=replace(summary, seconds=clock.seconds()))
+
+
+def _load(recipe: Recipe, progress: Progress) -> Backbone:
+    with seeded(recipe.seed):  # random weights follow from the seed
+        backbone = load_backbone(
+            recipe.backbone,
+            weights=recipe.weights,
+            size=recipe.size,
+            whole_image=True,
+            trust=recipe.trust,
+            head_path=recipe.head_path,
+            channels=recipe.channels,
+        )
+    for note in backbone.notes:
+        progress.note(note)
+    return backbone
 
 
 def _read(recipe: Recipe, progress: Progress) -> tuple[Samples, Split]:
@@ -92,7 +113,7 @@ def _extract(recipe: Recipe, samples: Samples, split: Split, backbone: Backbone,
     images = [*split.train, *split.test]
     already = len(samples.rejected) + len(split.rejected)
     most = None if recipe.data.skip_bad else max(0, int(MOST_REJECTED * (len(images) + already)) - already)
-    return extract_features(
+    extracted = extract_features(
         images,
         backbone,
         later_stages(backbone),
@@ -101,50 +122,69 @@ def _extract(recipe: Recipe, samples: Samples, split: Split, backbone: Backbone,
         most_rejected=most,
         progress=progress,
     )
+    give_back()
+    return extracted
 
 
-def _solve(recipe: Recipe, split: Split, observed: Observed, extracted: Extracted, progress: Progress) -> HeadFit:
+def _solve(
+    recipe: Recipe, strategy: Head, split: Split, observed: Observed, extracted: Extracted, progress: Progress
+) -> HeadFit:
     cache, classes = recipe.cache or default_folder(), len(split.classes)
     targets = targets_of(observed.train, split.classes, split.multi_label)
     digests = observed.digests[: len(observed.train)]
-    key = head_key(extracted.table, digests, targets, observed.folds_N, classes, recipe.strategy)
+    key = head_key(extracted.table, digests, targets, observed.folds_N, classes, strategy)
     head = recall_head(cache, key)
     if head is None:
         features, columns = observed.train_features, extracted.columns
-        head = fit_head(recipe.strategy, features, columns, targets, observed.folds_N, classes=classes, progress=progress)
+        head = fit_head(strategy, features, columns, targets, observed.folds_N, classes=classes, progress=progress)
         remember_head(cache, key, head)
     return head
 
 
-def _taps(backbone: Backbone, head: HeadFit) -> tuple[str, ...]:
-    return later_stages(backbone) if head.features == "stages" else ()
-
-
-def _predictions(split: Split, observed: Observed, head: HeadFit) -> tuple[Predictions | None, Predictions]:
-    test = (
-        predictions_of(observed.test, split.classes, split.multi_label, head.logits(observed.test_features))
-        if observed.test
-        else None
+def _setting(
+    recipe: Recipe,
+    split: Split,
+    backbone: Backbone,
+    observed: Observed,
+    extracted: Extracted,
+    solved: HeadFit,
+    progress: Progress,
+) -> Setting:
+    return Setting(
+        backbone=backbone,
+        classes=split.classes,
+        targets=targets_of(observed.train, split.classes, split.multi_label),
+        observed=observed,
+        extracted=extracted,
+        solved=solved,
+        cache=recipe.cache or default_folder(),
+        device=recipe.device,
+        seed=recipe.seed,
+        progress=progress,
     )
-    return test, predictions_of(observed.train, split.classes, split.multi_label, head.out_of_fold_NK)
+
+
+def _predictions(split: Split, observed: Observed, model: Model) -> tuple[Predictions | None, Predictions]:
+    judged = [observed.train[i] for i in model.judged]
+    test = predictions_of(observed.test, split.classes, split.multi_label, model.test_MK) if observed.test else None
+    return test, predictions_of(judged, split.classes, split.multi_label, model.judged_NK)
 
 
 def _summary(
     recipe: Recipe,
     samples: Samples,
     split: Split,
-    backbone: Backbone,
     observed: Observed,
     extracted: Extracted,
-    head: HeadFit,
+    model: Model,
     test: Predictions | None,
     cross_validation: Predictions,
     command: str,
 ) -> RunSummary:
     return RunSummary(
         run=Path(),
-        backbone=backbone.name,
-        strategy="head",
+        backbone=model.backbone.name,
+        strategy=recipe.strategy.name,
         classes=split.classes,
         train=len(observed.train),
         test=len(observed.test),
@@ -156,12 +196,13 @@ def _summary(
         engines=extracted.engines,
         cache_hits=extracted.hits,
         cache_misses=extracted.misses,
-        head=head.choice,
+        head=model.choice,
         tree=samples.tree,
-        notes=(*samples.notes, *split.notes, *backbone.notes),
+        notes=(*samples.notes, *split.notes, *model.backbone.notes, *model.notes),
         split=split.how,
         command=command,
         versions=versions(),
+        history=model.history,
     )
 
 
@@ -178,4 +219,5 @@ def _save(
     data = fingerprint(tuple(s.name for s in images), tuple(s.labels for s in images), observed.digests)
     save_model(to_saved(fitted, summary, fingerprint=data, seed=seed), out)
     parts = {"test": test} if test else {}
-    write_predictions(out / "predictions.parquet", {**parts, "cross-validation": cross_validation})
+    write_predictions(out / "predictions.parquet", {**parts, summary.judged_by: cross_validation})
+    write_metrics(out / "metrics.jsonl", summary.history)

@@ -5,11 +5,12 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from regraft.errors import NotWritable, OutputExists, RunLocked, SavedModelRefused, UsageError
+from regraft.errors import NotWritable, OutputExists, SavedModelRefused, UsageError
+from regraft.lock import holding
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +54,11 @@ def reserved(folder: Path) -> Iterator[None]:
     The lock is no file of the folder, which need not be there yet. Where there are no locks, the fit goes without.
     """
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     with ExitStack() as held:
-        try:
-            import fcntl
-
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-            descriptor = os.open(Path(tempfile.gettempdir()) / f"regraft-{name}.lock", flags, 0o600)
-            held.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunLocked(
-                expected=f"no other fit into {folder}",
-                got="one that is running now",
-                fix="wait until it ends, or give another folder with --out",
-            ) from None
-        except (ImportError, OSError):
-            pass
+        with suppress(OSError):
+            path = Path(tempfile.gettempdir()) / f"regraft-{name}.lock"
+            held.enter_context(holding(path, flags, expected=f"no other fit into {folder}", got="one that is running now"))
         yield
 
 

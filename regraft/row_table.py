@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.errors import UsageError
+from regraft.errors import UsageError, first_line
 from regraft.rows import as_utf8, column_names, rounded
 from regraft.values import Prediction
 
@@ -63,7 +63,7 @@ def table_rows(path: Path) -> Iterator[Prediction]:
     except (pa.ArrowException, KeyError) as error:
         raise UsageError(
             expected=f"{path} to hold rows of predictions",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0][:160]}",
+            got=f"{type(error).__name__}: {first_line(error)}",
             fix="start again with --overwrite, or give another --out",
         ) from None
 

@@ -169,6 +169,49 @@ class HeadChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """One pass over the training images. Losses are in nats per image (several labels: per image and label).
+
+    `loss` and `accuracy` are of the training images while they were trained on, the other three of the validation images
+    afterwards; `tempered_loss` is their loss at the one temperature that suits it best, and chooses the epoch. `rate` is the
+    largest learning rate at the end.
+    """
+
+    number: int
+    loss: float
+    accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    tempered_loss: float
+    rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """How a part that cannot be solved was trained, and whether that paid.
+
+    `what` names it. `train` and `validation` count images; the validation images are one fold of the training images, and
+    chose the epoch `chosen` by its tempered loss there (0: no epoch was better than the start). `accuracy` and `solved` are
+    shares of these images that are right: of what was trained, and of solved heads that had not seen them; `gain` is their
+    difference, `gain_se` its paired standard error.
+    """
+
+    what: str
+    train: int
+    validation: int
+    start_loss: float
+    start_accuracy: float
+    start_tempered: float
+    epochs: tuple[Epoch, ...]
+    chosen: int
+    accuracy: Interval
+    solved: Interval
+    gain: float
+    gain_se: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """The answer for one input: classes with probabilities, best first; or why there is none."""
 
@@ -189,8 +232,57 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankedBackbone:
+    """How one backbone does on the images of a ranking, out of fold; or, where it "failed", the `reason`.
+
+    `nll` is in nats per image; `behind` is by how much that is more than the best one's, on the same images. Each `_error` is a
+    standard error. `tied`: not worse than the best by more than chance. `imagenet_top1` is in per cent, None where it is not
+    stated. `images_per_s` is the network alone with `engine`; `cached`: no image had to go through it this time.
+    """
+
+    backbone: str
+    status: Literal["ok", "failed"]
+    reason: str = ""
+    accuracy: float = float("nan")
+    accuracy_error: float = float("nan")
+    nll: float = float("nan")
+    nll_error: float = float("nan")
+    behind: float = float("nan")
+    behind_error: float = float("nan")
+    tied: bool = False
+    features: str = ""
+    imagenet_top1: float | None = None
+    parameters: int = 0
+    images_per_s: float = 0.0
+    engine: str = ""
+    cached: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Backbones compared on `images` training images: the best by likelihood first, those that failed last.
+
+    `recommended` is the smallest of those tied with the best. `baseline` is the accuracy of always answering the largest class.
+    """
+
+    backbones: tuple[RankedBackbone, ...]
+    best: str
+    recommended: str
+    images: int
+    folds: int
+    classes: tuple[str, ...]
+    baseline: float
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """All that a finished fit says of itself: what the report shows and `--json` prints."""
+    """All that a finished fit says of itself: what the report shows and `--json` prints.
+
+    `head` is the solved head, always there. Where something was trained, `history` tells how, and `cross_validation` holds
+    the scores on its validation images: one fold of the training images, which chose the epoch.
+    """
 
     run: Path
     backbone: str
@@ -213,3 +305,9 @@ class RunSummary:
     command: str
     versions: dict[str, str] = field(default_factory=dict)
     report: Path | None = None
+    history: History | None = None
+
+    @property
+    def judged_by(self) -> str:
+        """What `cross_validation` is, in a word."""
+        return "validation" if self.history else "cross-validation"

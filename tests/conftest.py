@@ -1,7 +1,9 @@
 """What several tests need: small coloured pictures in class folders, and a cache of their own."""
 
+import gc
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,13 @@ def paint_classes(root: Path, counts: dict[str, int]) -> Path:
         for index in range(count):
             paint(root / name / f"{index:03}.png", COLOURS.get(name, (120, 120, 120)))
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_stays_frozen() -> Iterator[None]:
+    """Commands keep the garbage collector off the modules they import; at the end of the tests some of those would complain."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -100,6 +100,7 @@ class Library:
         self.command = ""
         self.model: Any = StandIn()
         self.asked: list[str] = []
+        self.options: dict[str, object] = {}
         self.failure: BaseException | None = None
 
     def fit(self, recipe: Recipe, out: Path, *, command: str = "", progress: Progress = Silent()) -> Any:
@@ -109,8 +110,9 @@ class Library:
             raise self.failure
         return SimpleNamespace(summary=summary(out, command, test=recipe.data.test != "none"))
 
-    def open(self, name: str | Path, *, weights: str | None = None, size: int | None = None) -> Any:
+    def open(self, name: str | Path, **options: object) -> Any:
         self.asked.append(str(name))
+        self.options = {key: value for key, value in options.items() if value}
         if self.failure:
             raise self.failure
         return self.model
@@ -121,7 +123,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
     lib = Library()
     modules: dict[str, dict[str, Any]] = {
         "regraft.pipeline": {"fit": lib.fit},
-        "regraft.saved": {"load": lambda folder: lib.open(f"run {folder}")},
+        "regraft.saved": {"load": lambda folder, **options: lib.open(f"run {folder}", **options)},
         "regraft.fitted": {"pretrained": lib.open, "Fitted": StandIn},
         "regraft.cache.stream": {"BATCH": 4},
         "regraft.cache.answer": {"MANY": 1000},
@@ -398,6 +400,39 @@ def test_predict_asks_a_run_or_a_backbone(run: Run, library: Library) -> None:
     for name in ("runs/old", "efficientnet_lite0", "runs"):
         run("predict", name, "new/good.jpg")
     assert library.asked == ["run runs/old", "efficientnet_lite0", "run runs"]
+
+
+SPECS = ["hub:owner/nets:make", "hub:./nets:make", "module:nets:make", "timm:resnet50", "torchvision:resnet18"]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_predict_takes_every_kind_of_backbone(run: Run, library: Library, spec: str) -> None:
+    code = run("predict", spec, "new/good.jpg", "--trust", "--head-path", "fc", "--weights", "none")[0]
+    assert (code, library.asked) == (0, [spec])
+    assert library.options == {"weights": "none", "trust": True, "head_path": "fc"}
+
+
+@pytest.mark.parametrize("command", [("predict", "runs/old", "new/good.jpg"), ("evaluate", "runs/old", "new")])
+def test_the_network_of_a_run_is_named_again(run: Run, library: Library, command: tuple[str, ...]) -> None:
+    run(*command, "--backbone", "hub:owner/nets:make", "--trust")
+    assert library.asked == ["run runs/old"]
+    assert library.options == {"backbone": "hub:owner/nets:make", "trust": True}
+
+
+@pytest.mark.parametrize(
+    "words", [("runs/old", "--weights", "none"), ("runs/old", "--head-path", "fc"), ("module:a:b", "--backbone", "module:a:b")]
+)
+def test_options_that_cannot_be_meant_together(run: Run, library: Library, words: tuple[str, ...]) -> None:
+    code, out, err = run("predict", words[0], "new/good.jpg", *words[1:])
+    assert (code, out, library.asked) == (2, "", [])
+    assert "leave" in err
+
+
+def test_fit_passes_on_where_the_network_comes_from(run: Run, library: Library) -> None:
+    run("fit", "photos", "--backbone", "hub:owner/nets:make", "--trust", "--head-path", "net.fc", "--weights", "V2")
+    recipe = library.recipe
+    assert recipe is not None
+    assert (recipe.backbone, recipe.trust, recipe.head_path, recipe.weights) == ("hub:owner/nets:make", True, "net.fc", "V2")
 
 
 def test_predict_reads_a_list(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regraft.data.decode import check_header, decode_image, load_pixels, read_orientation
-from regraft.data.preprocess import Preprocess
+from regraft.data.preprocess import Preprocess, with_channels
 from regraft.errors import ImageRejected
 
 # pytest undoes the filter that `decode` sets when it is imported; a test below runs without pytest.
@@ -55,6 +55,25 @@ def test_pixels_are_those_that_were_meant(case: Case) -> None:
     assert seen.shape == case.expected.shape
     assert decoded.size_on_disk == (seen.shape[1], seen.shape[0])
     assert np.abs(seen - case.expected).max() <= case.tolerance
+
+
+@pytest.mark.parametrize("case", VALID, ids=lambda case: case.name)
+def test_alpha_can_be_kept_and_composited_later(case: Case) -> None:
+    decoded = decode_image(case.data, background=None)
+    assert decoded.pixels.mode in ("L", "RGB", "LA", "RGBA")
+    four = np.asarray(decoded.pixels.convert("RGBA"))
+    assert np.abs(over(four[:, :, :3], four[:, :, 3]) - case.expected).max() <= case.tolerance
+
+
+def test_alpha_is_kept_where_there_is_some() -> None:
+    opacity = Image.fromarray(np.full((32, 48), 100, np.uint8))
+    for pixels, mode in ((greys(), "LA"), (blocks(), "RGBA")):
+        image = Image.fromarray(pixels)
+        assert decode_image(encode(image, "PNG"), background=None).pixels.mode == mode.removesuffix("A")
+        image.putalpha(opacity)
+        kept = decode_image(encode(image, "PNG"), background=None).pixels
+        assert np.array_equal(np.asarray(kept), np.asarray(image))
+        assert kept.mode == mode
 
 
 @pytest.mark.parametrize("bad", HOSTILE, ids=lambda bad: bad.name)
@@ -215,13 +234,14 @@ def test_mutated_files_give_a_valid_array_or_a_refusal(part: int, tmp_path: Path
     kept = 0
     for seed in range(part * 600, part * 600 + 600):
         path.write_bytes(mutate(files[seed % len(files)], files[seed * 7 % len(files)], seed))
+        channels = (3, 3, 1, 4)[seed % 4]
         try:
-            pixels = load_pixels(path, INPUT)
+            pixels = load_pixels(path, with_channels(INPUT, channels))
         except ImageRejected as rejected:
             assert_names(rejected, "mutant.jpg")
             continue
         kept += 1
-        assert (pixels.shape, pixels.dtype) == ((24, 20, 3), np.uint8), seed
+        assert (pixels.shape, pixels.dtype) == ((24, 20, channels), np.uint8), seed
         assert check_header(path) is None, seed
     assert 60 < kept < 540
 
@@ -296,3 +316,16 @@ def test_bytes_without_a_name_are_refused_in_words() -> None:
         decode_image(b"cat")
     with pytest.raises(ImageRejected, match=r"expected a JPEG.*\n.*uploads/7: .*a web page"):
         decode_image(b"<html></html>", name="uploads/7")
+
+
+def test_pixels_have_the_channels_that_are_asked_for() -> None:
+    image = Image.fromarray(blocks())
+    image.putalpha(Image.fromarray(np.full((32, 48), 100, np.uint8)))
+    data = encode(image, "PNG")
+    squash = Preprocess(height=32, width=48, fit="squash", mean=(0.5,) * 3, std=(0.5,) * 3, background=(10, 120, 250))
+    seen = over(blocks(), np.full((32, 48), 100, np.uint8), squash.background)
+    three, one, four = (load_pixels(data, with_channels(squash, channels)) for channels in (3, 1, 4))
+    assert np.abs(three - seen).max() <= 2
+    assert np.abs(one[:, :, 0] - seen @ (0.299, 0.587, 0.114)).max() <= 2
+    assert np.array_equal(four[:, :, :3], blocks())
+    assert (four[:, :, 3] == 100).all()

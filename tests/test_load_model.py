@@ -158,6 +158,39 @@ def test_only_plain_architecture_names_get_to_a_library(run: Path, name: object)
     assert not asked
 
 
+OWN = {
+    "hub": ["pytorch/vision:resnet18", "pytorch/vision:v0.20.0:resnet18", "a/b:release/2:make", "nets:make"],
+    "module": ["nets:make", "package.nets:Net"],
+    "python": ["Net", "my-net_2"],
+}
+NOT_OWN = {
+    "hub": [
+        "pytorch/vision",
+        "/etc:make",
+        "../nets:make",
+        "a/..:make",
+        "a/b:../../x:make",
+        "a/b/c:make",
+        "https://a/b:make",
+        ":make",
+    ],
+    "module": ["nets", "nets:", "../nets:make", "nets:make()", "nets:a.b", ".nets:make", "nets\n:make", "ñets:make"],
+    "python": ["", "a/b", "../Net", "Net\n", "N" * 301, "module:Net"],
+}
+
+
+@pytest.mark.parametrize(("source", "name"), [(source, name) for source, names in OWN.items() for name in names])
+def test_names_of_own_code_are_accepted(run: Path, source: str, name: str) -> None:
+    reseal(run, lambda value: value["architecture"].update(source=source, name=name))
+    assert read_config(run).architecture.own_code
+
+
+@pytest.mark.parametrize(("source", "name"), [(source, name) for source, names in NOT_OWN.items() for name in names])
+def test_names_of_own_code_are_plain(run: Path, source: str, name: str) -> None:
+    reseal(run, lambda value: value["architecture"].update(source=source, name=name))
+    refuses(run, r"architecture\.name")
+
+
 @pytest.mark.parametrize("name", ["resnet50", "vit_base_patch16_clip_224.laion2b_ft_in12k_in1k", "efficientnet_lite0"])
 def test_registry_names_are_accepted(run: Path, name: str) -> None:
     reseal(run, lambda value: value["architecture"].update(name=name))
@@ -183,6 +216,12 @@ def put(path: str, item: object) -> Any:
         ("architecture/kwargs", {}),
         ("architecture/source", "hub"),
         ("architecture/source", "module"),
+        ("architecture/source", "pickle"),
+        ("architecture/head_path", "../fc"),
+        ("architecture/head_path", ""),
+        ("architecture/answer", []),
+        ("architecture/answer", [0.5] * 9),
+        ("architecture/answer", ["0.5"]),
         ("weights_digest", "ab" * 31),
         ("weights_digest", "AB" * 32),
         ("task", "detection"),
@@ -270,7 +309,7 @@ def test_a_newer_format_says_which_version_it_needs(run: Path) -> None:
 
 @pytest.mark.parametrize("writer", ["1; rm -rf /", "x" * 100, 3, None, "1\n2"])
 def test_a_newer_format_of_a_doubtful_writer_says_so_plainly(run: Path, writer: object) -> None:
-    reseal(run, lambda value: value.update(format_version=2, versions={"regraft": writer}))
+    reseal(run, lambda value: value.update(format_version=3, versions={"regraft": writer}))
     assert refuses(run, "which needs regraft >=").fix == "pip install --upgrade 'regraft'"
 
 
@@ -284,7 +323,7 @@ def test_an_older_format_is_migrated_with_a_note(run: Path, monkeypatch: pytest.
         return rest | {"classes": value["labels"], "format_version": 1}
 
     reseal(run, older)
-    refuses(run, "up to 1")
+    refuses(run, "up to 2")
     monkeypatch.setitem(load_module.MIGRATIONS, 0, migrate)
     loaded = load_model(run, expected=small_specs)
     assert loaded.config.classes == CLASSES

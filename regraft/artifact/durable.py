@@ -4,10 +4,11 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from regraft.errors import NotWritable, OutOfSpace, RunLocked
+from regraft.errors import NotWritable, OutOfSpace
+from regraft.lock import holding
 
 # EFBIG: a limit on the size of files, set by the user or by the file system.
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.ENOMEM, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -40,32 +41,10 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other saves out of `folder`; the lock ends with the process, however that ends. Raises RunLocked.
-
-    A file system without locks (some network shares) is written to without one.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunLocked(
-                expected=f"no other process saving to {folder}",
-                got="one that is doing so now",
-                fix="wait until it ends, or give another folder with --out",
-            ) from None
-        except OSError:
-            pass
-        yield
-    finally:
-        os.close(descriptor)
+def locked(folder: Path) -> AbstractContextManager[None]:
+    """Keep other saves out of `folder`. Raises RunLocked."""
+    flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+    return holding(folder, flags, expected=f"no other process saving to {folder}", got="one that is doing so now")
 
 
 @contextmanager

@@ -29,7 +29,10 @@ _BLOCK_BYTES = 2**20
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 # From each older format version to the one after it; tests/golden holds a saved model of every version there was.
-MIGRATIONS: dict[int, Migration] = {}
+MIGRATIONS: dict[int, Migration] = {
+    # Heads that the user named, and own code.
+    1: lambda value: value | {"format_version": 2, "architecture": value["architecture"] | {"head_path": None, "answer": None}},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,18 +4,20 @@ Every number and name is bounded, because a saved model may come from anybody. L
 """
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationInfo, field_validator, model_validator
 
 from regraft.errors import DataUnusable
 from regraft.values import Interval, Scores
 
 FORMAT: Final = "regraft"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MAX_CLASSES = 100_000
+MAX_ANSWER = 8
 MAX_CLASS_NAME = 256
 # Marks that reorder what a reader sees, so that a name can look like another one (CVE-2021-42574).
 _BIDI_MARKS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -71,11 +73,27 @@ def _no_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
+# Names of own code: shown to people, compared with nothing, opened by nobody. What a "hub" name says of a folder is its last
+# part alone.
+_OWN_NAMES = {
+    "hub": re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*(:[\w-][\w./-]*)?|[\w-]+):[A-Za-z_]\w*", re.ASCII),
+    "module": re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII),
+    "python": re.compile(r"[A-Za-z_][\w-]*", re.ASCII),
+}
 # A plain name of a model registry. timm's create_model also takes "hf-hub:..." and "local-dir:...", which reach the
-# network and the disk, so nothing that could hold a scheme or a path gets this far.
-RegistryName = Annotated[str, Field(max_length=100, pattern=r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)?\z")]
-NodeName = Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*\z")]
+# network and the disk, so nothing that could hold a scheme or a path gets to a library.
+_REGISTRY_NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)?", re.ASCII)
+MAX_REGISTRY_NAME, MAX_OWN_NAME = 100, 300
+
+
+def is_own_name(source: str, name: str) -> bool:
+    """Whether a network of own code ("hub", "module" or "python") can be saved under this name."""
+    return len(name) <= MAX_OWN_NAME and ".." not in name and bool(_OWN_NAMES[source].fullmatch(name))
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
+# Dotted paths of modules, whose parts may be numbers (nn.Sequential).
+NodeName = Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\z")]
 Count = Annotated[int, Field(ge=0, le=2**40)]
 Side = Annotated[int, Field(ge=16, le=2048)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -94,34 +112,66 @@ class _Record(BaseModel):
 
 
 class ArchitectureRecord(_Record):
-    """The network without its weights: which library builds it, and its plain name there. Never arguments."""
+    """The network without its weights. Never code, never arguments.
 
-    source: Literal["timm", "torchvision", "builtin"]
-    name: RegistryName
+    Of a library ("timm", "torchvision", "builtin") `name` is the plain name there, by which it is built. The sources "hub",
+    "module" and "python" are own code: nothing is built by their names, which only tell people what to name again. `answer`
+    then holds the first logits of the fitted model for one image, to recognise another network with the same weights.
+    `head_path` is the layer that makes the logits where the user named it.
+    """
+
+    source: Literal["timm", "torchvision", "builtin", "hub", "module", "python"]
+    name: Annotated[str, Field(max_length=MAX_OWN_NAME)]
+    head_path: NodeName | None
+    answer: Annotated[tuple[float, ...], Field(min_length=1, max_length=MAX_ANSWER)] | None
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str, info: ValidationInfo) -> str:
+        source = info.data.get("source")
+        of_library = len(name) <= MAX_REGISTRY_NAME and _REGISTRY_NAME.fullmatch(name)
+        if not (is_own_name(source, name) if source in _OWN_NAMES else of_library):
+            raise ValueError("not a plain name")
+        return name
+
+    @property
+    def own_code(self) -> bool:
+        """Whether building it would run code that came neither with regraft nor with the libraries it needs."""
+        return self.source in _OWN_NAMES
 
 
 class FeaturesRecord(_Record):
     """What the head reads: "last" (the input of the network's own head) or "stages" (the nodes `taps`, pooled).
 
-    `width` is D, the number of features per image.
+    "own": a head of the user's own, which is code and not in the file; it reads the pooled features, or the map at the end of
+    the one stage in `taps`. `width` is the number of features per image, or of the map's channels.
     """
 
-    kind: Literal["last", "stages"]
+    kind: Literal["last", "stages", "own"]
     taps: Annotated[tuple[NodeName, ...], Field(max_length=1000), FailFast(), AfterValidator(_no_repeats)]
     width: Annotated[int, Field(ge=1, le=10_000_000)]
 
 
 class PreprocessRecord(_Record):
-    """The fields of `regraft.data.preprocess.Preprocess`, under the same names; sides in pixels."""
+    """The fields of `regraft.data.preprocess.Preprocess`, under the same names; sides in pixels.
+
+    `mean` and `std` have one entry per channel: 1 (grey), 3 (RGB) or 4 (RGB and alpha).
+    """
 
     height: Side
     width: Side
     fit: Literal["crop", "squash", "pad"]
     crop_share: Annotated[float, Field(gt=0, le=1)]
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
-    mean: tuple[Mean, Mean, Mean]
-    std: tuple[Deviation, Deviation, Deviation]
+    mean: Annotated[tuple[Mean, ...], Field(max_length=4), FailFast()]
+    std: Annotated[tuple[Deviation, ...], Field(max_length=4), FailFast()]
     background: tuple[Byte, Byte, Byte]
+
+    @model_validator(mode="after")
+    def _of_one_number_of_channels(self) -> Self:
+        if len(self.mean) not in (1, 3, 4) or len(self.mean) != len(self.std):
+            raise ValueError("mean and std of other than 1, 3 or 4 channels")
+        return self
 
 
 class TrainingRecord(_Record):
@@ -205,7 +255,7 @@ class Config(_Record):
     """
 
     format: Literal["regraft"] = FORMAT
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     task: Literal["classification"] = "classification"
     multi_label: bool
     classes: Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES), FailFast(), AfterValidator(_checked_classes)]

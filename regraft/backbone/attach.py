@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from regraft.backbone.features import Features
-from regraft.backbone.head import replace_head
-from regraft.backbone.model import Backbone
+from regraft.backbone.head import replace_layer
+from regraft.backbone.model import Backbone, HeadLocation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +32,9 @@ class HeadWeights:
 
 
 class FeaturesAndHead(nn.Module):
-    """Features of one or several stages, then a linear head: normalised images (N, 3, H, W) -> logits (N, K)."""
+    """Features of one or several stages, then a head: normalised images (N, C, H, W) -> logits (N, K)."""
 
-    def __init__(self, features: Features, head: nn.Linear) -> None:
+    def __init__(self, features: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.features, self.head = features, head
 
@@ -43,7 +43,7 @@ class FeaturesAndHead(nn.Module):
 
 
 def attach_head(backbone: Backbone, head: HeadWeights | None) -> nn.Module:
-    """Normalised images (N, 3, H, W) -> logits (N, K), as one module in eval mode that shares nothing with `backbone`.
+    """Normalised images (N, C, H, W) -> logits (N, K), as one module in eval mode that shares nothing with `backbone`.
 
     None keeps the network's own head. A head on the last features alone goes where the old one was, so that the result is
     the library's plain network; otherwise the network is cut and wrapped.
@@ -52,10 +52,48 @@ def attach_head(backbone: Backbone, head: HeadWeights | None) -> nn.Module:
         return FeaturesAndHead(copy.deepcopy(Features(backbone, head.taps)), head.as_layer()).eval()
     module = copy.deepcopy(backbone.module)
     if head is not None:
-        replace_head(module, backbone.head, head.as_layer())
+        start = 0
+        for place in backbone.main_heads:
+            # The weights stand side by side as the features do; the network averages what two heads say.
+            weight_KD = head.weight_KD[:, start : start + place.in_features] / place.share
+            replace_layer(module, place.path, _as_found(module, place, weight_KD, head.bias_K))
+            start += place.in_features
     return module.eval()
 
 
 def goes_in_place(backbone: Backbone, head: HeadWeights) -> bool:
     """Whether the network with this head is a plain network of its library."""
-    return not head.taps and backbone.head.is_output and backbone.head.kind == "linear"
+    widths = sum(place.in_features for place in backbone.main_heads)
+    return not head.taps and backbone.head.is_output and head.weight_KD.shape[1] == widths
+
+
+def _as_found(module: nn.Module, place: HeadLocation, weight_KD: NDArray[np.float32], bias_K: NDArray[np.float32]) -> nn.Module:
+    layer = new_layer(module.get_submodule(place.path), len(bias_K), bias=True)
+    with torch.no_grad():
+        weight, bias = cast(Tensor, layer.weight), cast(Tensor, layer.bias)
+        weight.copy_(torch.from_numpy(weight_KD).reshape(weight.shape))
+        bias.copy_(torch.from_numpy(bias_K))
+    return layer.requires_grad_(False)
+
+
+def new_layer(old: nn.Module, classes: int, *, bias: bool | None = None) -> nn.Module:
+    """A layer of the same kind and width as a head's, for `classes` classes; `bias` None: as the old one has it.
+
+    Freshly initialised as torch does, which is that of every library's own heads for a new number of classes.
+    """
+    has_bias = getattr(old, "bias", None) is not None if bias is None else bias
+    if isinstance(old, nn.Linear):
+        return nn.Linear(old.in_features, classes, bias=has_bias)
+    assert isinstance(old, nn.Conv2d), "heads are linear layers or 1x1 convolutions"
+    return nn.Conv2d(old.in_channels, classes, old.kernel_size, old.stride, old.padding, bias=has_bias)  # type: ignore[arg-type]
+
+
+def fresh_heads(backbone: Backbone, classes: int) -> nn.Module:
+    """A deep copy of the network with every head, auxiliary ones too, made new for `classes` classes.
+
+    Random, from torch's seed. Everything requires gradients as it did before; `freeze.apply_plan` says what trains.
+    """
+    module = copy.deepcopy(backbone.module)
+    for place in backbone.heads:
+        replace_layer(module, place.path, new_layer(module.get_submodule(place.path), classes))
+    return module

@@ -1,194 +1,216 @@
-"""Where a network can be cut in two: read from its own computation graph.
+"""Where a network can be cut in two, and the two parts.
 
-Torch.fx records the forward pass as a list of nodes. After some of them a single tensor is alive: all that follows depends
-on that tensor alone, so a prefix and a suffix can be split there. Stages are the last such places inside each of the
-author's blocks.
+A boundary is one tensor or several; what comes before it is the prefix, what comes after it the suffix. Prefix and then
+suffix is the whole network, bit for bit in fp32 and eval mode.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from timm.models import get_notrace_functions, get_notrace_modules
-from torch import fx, nn
-from torchvision.models.feature_extraction import NodePathTracer
+from torch import Tensor, fx, nn
 
-from regraft.backbone.model import HeadLocation, Stage
-from regraft.errors import BackboneNotFound
-
-_WHOLE = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm)
-# A child with this share of the parameters holds the stages; one with less is a stage. Between ResNet-18's `layer4`
-# (0.75) and the `blocks` of the EfficientNets (0.88).
-_CONTAINER_SHARE = 0.8
-TOKENS, MAP, MAP_LAST, FLAT = "tokens", "map", "map-channels-last", "flat"
+from regraft.backbone.graph import CannotCut, Untraceable, prefix_part, record_graph, suffix_part
+from regraft.backbone.model import HEAD, PIXELS, Backbone, Boundary
+from regraft.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Traced:
-    """A network's graph; every node carries `meta["path"]` (author's name) and `meta["shape"]` (None if no tensor)."""
+class Cut:
+    """A network in two: `prefix` maps images (N, C, H, W) to a tuple of values, `suffix` takes those values to logits.
 
-    graph: fx.Graph
-    cuts: tuple[fx.Node, ...]
-
-
-class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision has no types
-    """Keeps layers with weights whole, subclasses too, so that they stay recognisable in the graph."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualname: str) -> bool:
-        return isinstance(m, _WHOLE) or bool(super().is_leaf_module(m, module_qualname))
-
-
-class _ShapeRecorder(fx.Interpreter):
-    def run_node(self, n: fx.Node) -> object:
-        value = super().run_node(n)
-        n.meta["shape"] = tuple(value.shape) if isinstance(value, torch.Tensor) else None
-        items = value if isinstance(value, tuple | list) else (value,)
-        n.meta["holds_tensor"] = any(isinstance(item, torch.Tensor) for item in items)
-        return value
-
-
-def trace(module: nn.Module, height: int, width: int, source: str) -> Traced:
-    """Record the forward pass of `module` in eval mode on one (1, 3, height, width) image.
-
-    Raises BackboneNotFound when the forward pass refuses that size or cannot be recorded.
+    Both share the layers of the network. In train mode the suffix runs the forward pass that the author wrote for it, dropout
+    included, where that has the same nodes.
     """
-    # timm names the modules and functions of its own that must stay whole for tracing to succeed.
-    tracer = _Tracer(leaf_modules=list(get_notrace_modules()), autowrap_functions=list(get_notrace_functions()))
-    try:
-        graph = tracer.trace(module)
-    except Exception as error:
-        raise BackboneNotFound(
-            expected=f"{source} to be traceable by torch.fx",
-            got=f"{type(error).__name__}: {_first_line(error)}",
-            fix="use another backbone; `regraft predict` on the embedded ones needs no tracing",
-        ) from error
-    for node in graph.nodes:
-        node.meta["path"] = tracer.node_to_qualname.get(node, node.name)
-    _record_shapes(module, graph, height, width, source)
-    return Traced(graph, tuple(_single_tensor_cuts(graph)))
+
+    boundary: Boundary
+    prefix: nn.Module
+    suffix: nn.Module
 
 
-def _record_shapes(module: nn.Module, graph: fx.Graph, height: int, width: int, source: str) -> None:
-    try:
-        with torch.inference_mode():
-            _ShapeRecorder(fx.GraphModule(module, graph)).run(torch.zeros(1, 3, height, width))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise BackboneNotFound(
-            expected=f"{source} to take images of {height}x{width} pixels",
-            got=_first_line(error),
-            fix="leave --size out to use the size its weights were trained with",
-        ) from error
+def boundaries_of(backbone: Backbone) -> tuple[Boundary, ...]:
+    """Every place to cut, from the pixels to the heads. A network that cannot be traced has these two alone."""
+    pre = backbone.preprocess
+    pixels = Boundary(name=PIXELS, nodes=(), shapes=((pre.channels, pre.height, pre.width),))
+    stages = [Boundary(name=stage.name, nodes=(stage.node,), shapes=(stage.shape,)) for stage in backbone.stages]
+    # Auxiliary heads that the forward pass in eval mode hears, too, read something of their own.
+    inputs = tuple(dict.fromkeys(head.input_node for head in backbone.heads if head.input_node)) or ("",)
+    shapes: tuple[tuple[int, ...], ...]
+    if backbone.graph is None:
+        shapes = (_shape_before_head(backbone),)
+    else:
+        by_name = {node.name: node for node in backbone.graph.nodes}
+        shapes = tuple(tuple(by_name[name].meta["shape"][1:]) for name in inputs)
+    return (pixels, *stages, Boundary(name=HEAD, nodes=inputs, shapes=shapes))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def boundary_for(backbone: Backbone, what: str) -> Boundary:
+    """The boundary "pixels", "head", of a stage's name (its end), or "partial:N" (the input of the N-th stage from the end).
 
-
-def _single_tensor_cuts(graph: fx.Graph) -> list[fx.Node]:
-    """Nodes after which no earlier tensor is used again. Parameters read by the graph, and sizes, do not count."""
-    nodes = [node for node in graph.nodes if node.op not in ("get_attr", "output")]
-    position = {node: index for index, node in enumerate(nodes)}
-    cuts, reach = [], 0
-    for index, node in enumerate(nodes[:-1]):
-        if node.meta["shape"] is not None and node.op != "placeholder" and reach <= index and node.users:
-            cuts.append(node)
-        if node.meta["holds_tensor"]:
-            reach = max([reach, *(position.get(user, len(nodes)) for user in node.users)])
-    return cuts
-
-
-def find_stages(module: nn.Module, traced: Traced, head: HeadLocation) -> tuple[Stage, ...]:
-    """The last cut inside each of the author's blocks, from the image to the head, where the value still has positions.
-
-    A block is a child of the model, or of a child that holds nearly everything (`features.7`, `blocks.6`,
-    `encoder.layers.encoder_layer_3`). Blocks that are single layers (VGG, AlexNet) are joined while the resolution stays.
+    Raises UsageError for one that the network does not have, listing those it has.
     """
-    cuts = [node for node in _before(traced, head.input_node) if layout_of(node.meta["shape"]) != FLAT]
-    container = _stage_container(module, {str(node.meta["path"]) for node in cuts}, head.path)
-    ends = {_block_name(node.meta["path"], container): node for node in cuts}
-    kept: list[tuple[str, fx.Node]] = []
-    for name, node in ends.items():
-        joins = kept and _is_layer(module, name) and _is_layer(module, kept[-1][0]) and _same_positions(node, kept[-1][1])
-        kept = [*(kept[:-1] if joins else kept), (name, node)]
-    return tuple(
-        Stage(name=name, node=node.name, shape=node.meta["shape"][1:], layout=layout_of(node.meta["shape"]))
-        for name, node in kept
-    )
+    places = boundaries_of(backbone)
+    if what.startswith("partial:"):
+        return _before_stage(backbone, places, what)
+    found = [place for place in places if place.name == what]
+    if not found:
+        raise UsageError(
+            expected=f"a boundary of {backbone.name}: {', '.join(place.name for place in places)}",
+            got=repr(what),
+            fix="choose one of them; `regraft inspect` shows them with their shapes",
+        )
+    return found[-1]
 
 
-def _before(traced: Traced, head_input: str) -> list[fx.Node]:
-    names = [node.name for node in traced.graph.nodes]
-    return [node for node in traced.cuts if names.index(node.name) <= names.index(head_input)]
+def _before_stage(backbone: Backbone, places: tuple[Boundary, ...], what: str) -> Boundary:
+    number = what.removeprefix("partial:")
+    stages = len([stage for stage in backbone.stages if stage.number is not None])
+    if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= stages:
+        raise UsageError(
+            expected=f"partial:N with N from 1 to {stages}, the number of stages of {backbone.name}",
+            got=repr(what),
+            fix="give a smaller number, or `full`; `regraft inspect` lists the stages" if stages else "use `head` or `full`",
+        )
+    index = next(i for i, stage in enumerate(backbone.stages) if stage.number == int(number))
+    # places[0] is the pixels, so the boundary at an index is the end of the stage before.
+    return places[index]
 
 
-def _stage_container(module: nn.Module, paths: set[str], head: str) -> str:
-    """The innermost module that holds nearly all parameters of the part with positions; "" is the network itself."""
-    container = ""
-    while True:
-        inside = module.get_submodule(container)
-        prefix = f"{container}." if container else ""
-        sizes = {
-            name: sum(p.numel() for key, p in child.named_parameters() if not f"{prefix}{name}.{key}".startswith(f"{head}."))
-            for name, child in inside.named_children()
-            if any(path == prefix + name or path.startswith(f"{prefix}{name}.") for path in paths)
-        }
-        largest = max(sizes, key=sizes.__getitem__, default=None)
-        if largest is None or sizes[largest] < _CONTAINER_SHARE * sum(sizes.values()):
-            return container
-        if not any(True for _ in inside.get_submodule(largest).children()):
-            return container
-        container = prefix + largest
+def cut(backbone: Backbone, boundary: Boundary, *, to_train: bool = True) -> Cut:
+    """The network in two parts at a boundary of its own. Raises UsageError where it cannot be cut there.
 
-
-def _block_name(path: str, container: str) -> str:
-    if container and path.startswith(container + "."):
-        return ".".join(path.split(".")[: container.count(".") + 2])
-    parts = path.split(".")
-    shared = container.split(".") if container else []
-    depth = next((i for i, (a, b) in enumerate(zip(parts, shared, strict=False)) if a != b), min(len(parts), len(shared)))
-    return ".".join(parts[: depth + 1])
-
-
-def _is_layer(module: nn.Module, path: str) -> bool:
+    `to_train=False` saves recording the forward pass in train mode, where the suffix is only to be run.
+    """
+    if not boundary.nodes:
+        return Cut(boundary, _Pixels(), _OfOne(backbone.module))
+    if backbone.graph is None:
+        return Cut(boundary, UpToHead(backbone.module, backbone.head.path), _FromHead(backbone))
+    pre = backbone.preprocess
+    image = torch.zeros(1, pre.channels, pre.height, pre.width)
     try:
-        layer = module.get_submodule(path)
-    except AttributeError:  # the value of a function, such as `relu` in the forward pass
-        return True
-    return isinstance(layer, _WHOLE) or not any(layer.children())
+        suffix = suffix_part(backbone.module, backbone.graph, boundary.nodes, image)
+    except CannotCut as error:
+        raise UsageError(
+            expected=f"{backbone.name} to be cut at {boundary.name}",
+            got=str(error),
+            fix="choose another boundary; `regraft inspect` lists the stages",
+        ) from error
+    prefix = prefix_part(backbone.module, backbone.graph, boundary.nodes)
+    return Cut(boundary, prefix, _Suffix(suffix, _in_train_mode(backbone, boundary, image) if to_train else None))
 
 
-def _same_positions(a: fx.Node, b: fx.Node) -> bool:
-    return bool(positions(a.meta["shape"]) == positions(b.meta["shape"]))
+def _in_train_mode(backbone: Backbone, boundary: Boundary, image: Tensor) -> fx.GraphModule | None:
+    """The suffix of the forward pass in train mode: functional dropout and the like are constants of a recorded graph.
+
+    None where that pass is another one (Inception's returns two outputs) and the one for eval mode has to serve.
+    """
+    assert backbone.graph is not None
+    modes = {part: part.training for part in backbone.module.modules()}
+    try:
+        backbone.module.train()
+        graph = record_graph(backbone.module)
+    except Untraceable:
+        return None
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    mine, theirs = list(backbone.graph.nodes), list(graph.nodes)
+    if [(node.name, node.op) for node in mine] != [(node.name, node.op) for node in theirs]:
+        return None
+    for node, other in zip(mine, theirs, strict=True):
+        other.meta = dict(node.meta)
+    try:
+        return suffix_part(backbone.module, graph, boundary.nodes, image)
+    except CannotCut:
+        return None
 
 
-def positions(shape: Sequence[int]) -> int:
-    """How many places a value (with N) has: H * W of a map, L of tokens, 1 of a vector."""
-    layout = layout_of(shape)
-    if layout == FLAT:
-        return 1
-    return int(shape[1]) if layout == TOKENS else int(shape[2] * (shape[1] if layout == MAP_LAST else shape[3]))
+class _Pixels(nn.Module):
+    """The empty prefix."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (images,)
 
 
-def layout_of(shape: Sequence[int]) -> str:
-    """ "map" (N, C, H, W), "map-channels-last" (N, H, W, C), "tokens" (N, L, C) or "flat"."""
-    if len(shape) == 3:
-        return TOKENS
-    if len(shape) != 4 or (shape[2], shape[3]) == (1, 1):
-        return FLAT
-    # A square spatial pair tells the two layouts apart; a map of a non-square input is taken as channels-first.
-    return MAP_LAST if shape[1] == shape[2] != shape[3] else MAP
+class _OfOne(nn.Module):
+    """The whole network as a suffix. In train mode it may return auxiliary logits beside the main ones."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.network(images))
 
 
-def prefix_graph(module: nn.Module, graph: fx.Graph, nodes: Sequence[str]) -> fx.GraphModule:
-    """The part of the network that computes `nodes`, as a module: images -> tuple of their values."""
-    copy = fx.Graph()
-    values: dict[fx.Node, fx.Node] = {}
-    copy.graph_copy(graph, values)
-    by_name = {node.name: value for node, value in values.items()}
-    copy.output(tuple(by_name[name] for name in nodes))
-    part = fx.GraphModule(module, copy)
-    part.graph.eliminate_dead_code()
-    part.delete_all_unused_submodules()
-    part.recompile()
-    part.eval()
-    return part
+class _Suffix(nn.Module):
+    """The part of a recorded network after a boundary, by the graph of the mode that it is in."""
+
+    def __init__(self, in_eval: fx.GraphModule, in_train: fx.GraphModule | None) -> None:
+        super().__init__()
+        self.part = in_eval
+        # Not as a module: its layers are those of `part`, and would stand twice in a state dict.
+        self._graphs = {False: in_eval.graph, True: (in_train or in_eval).graph}
+        if in_train is not None:
+            for name, layer in in_train.named_children():
+                if not hasattr(self.part, name):
+                    self.part.add_module(name, layer)
+
+    def train(self, mode: bool = True) -> "_Suffix":
+        super().train(mode)
+        self.part.graph = self._graphs[mode]
+        return self
+
+    def forward(self, *values: Tensor) -> Tensor:
+        return cast(Tensor, self.part(*values))
+
+
+class _Reached(Exception):
+    """Carries what reached the head out of a forward pass that need not go on."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+        super().__init__()
+
+
+class UpToHead(nn.Module):
+    """The prefix of a network that cannot be traced: its forward pass as it is, left when the head is called."""
+
+    def __init__(self, network: nn.Module, head: str) -> None:
+        super().__init__()
+        self.network, self._head = network, head
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        def leave(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            raise _Reached(arguments[0])
+
+        with self.network.get_submodule(self._head).register_forward_pre_hook(leave):
+            try:
+                self.network(images)
+            except _Reached as reached:
+                return (reached.value,)
+        raise RuntimeError(f"{self._head} was not called in this forward pass")
+
+
+class _FromHead(nn.Module):
+    """The head of a network that cannot be traced, as its suffix."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        if not backbone.head.is_output:
+            raise UsageError(
+                expected=f"the logits of {backbone.name} to be what its layer {backbone.head.path} gives",
+                got="a network that computes on after that layer and cannot be traced",
+                fix="return the layer's value as it is, or write the forward pass without branches on values",
+            )
+        self.head = backbone.module.get_submodule(backbone.head.path)
+
+    def forward(self, value: Tensor) -> Tensor:
+        return cast(Tensor, self.head(value)).flatten(1)
+
+
+def _shape_before_head(backbone: Backbone) -> tuple[int, ...]:
+    pre = backbone.preprocess
+    with torch.inference_mode():
+        (value,) = UpToHead(backbone.module, backbone.head.path)(torch.zeros(1, pre.channels, pre.height, pre.width))
+    return tuple(value.shape[1:])

@@ -7,7 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from regraft.backbone.boundary import FLAT, MAP_LAST, TOKENS, layout_of, prefix_graph
+from regraft.backbone.boundary import UpToHead
+from regraft.backbone.graph import FLAT, layout_of, position_dims, prefix_part
 from regraft.backbone.model import Backbone
 from regraft.data.preprocess import Preprocess
 
@@ -31,7 +32,7 @@ class Columns:
 
 
 class Normalise(nn.Module):
-    """uint8 (N, H, W, 3) -> float (N, 3, H, W), as the weights expect."""
+    """uint8 (N, H, W, C) -> float (N, C, H, W), as the weights expect."""
 
     scale: Tensor
     shift: Tensor
@@ -39,8 +40,8 @@ class Normalise(nn.Module):
     def __init__(self, preprocess: Preprocess) -> None:
         super().__init__()
         mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
-        self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return images.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
@@ -56,40 +57,50 @@ def mean_of(value: Tensor) -> Tensor:
     return value.mean(dim=position_dims(value.shape))
 
 
-def position_dims(shape: Sequence[int]) -> tuple[int, ...]:
-    layout = layout_of(shape)
-    return (1,) if layout == TOKENS else (1, 2) if layout == MAP_LAST else (2, 3)
-
-
 def pooled(value: Tensor) -> Tensor:
     """(N, 2 C): mean and maximum over the positions of a map or of tokens."""
     return torch.cat([mean_of(value), value.amax(dim=position_dims(value.shape))], dim=1)
 
 
 class Features(nn.Module):
-    """Normalised images (N, 3, H, W) -> features (N, D): the head's input, then each tap's mean and maximum.
+    """Normalised images (N, C, H, W) -> features (N, D): what the heads read, then each tap's mean and maximum.
 
     One pass computes everything; `columns` says what stands where. Everything is frozen and in eval mode.
     """
 
     def __init__(self, backbone: Backbone, taps: Sequence[str]) -> None:
         super().__init__()
-        nodes = [stage.node for stage in backbone.stages if stage.name in set(taps)]
-        self.prefix = prefix_graph(backbone.module, backbone.graph, [backbone.head.input_node, *nodes])
-        first, *rest = probe(self.prefix, backbone.preprocess)
-        last_width = flat(first).shape[1]
-        self.columns = Columns(tuple(taps), last_width, last_width + sum(pooled(value).shape[1] for value in rest))
+        stages = [stage for stage in backbone.stages if stage.name in set(taps)]
+        inputs = list(dict.fromkeys(place.input_node for place in backbone.main_heads))
+        self._heads = tuple(inputs.index(place.input_node) for place in backbone.main_heads)
+        self._inputs = len(inputs)
+        self.prefix = _prefix(backbone, [*inputs, *(stage.node for stage in stages)])
+        values = probe(self.prefix, backbone.preprocess)
+        last_width = self._last(values).shape[1]
+        self.columns = Columns(tuple(taps), last_width, last_width + sum(pooled(v).shape[1] for v in values[self._inputs :]))
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        first, *rest = self.prefix(images)
-        return torch.cat([flat(first), *(pooled(value) for value in rest)], dim=1)
+        values = self.prefix(images)
+        return torch.cat([self._last(values), *(pooled(value) for value in values[self._inputs :])], dim=1)
+
+    def _last(self, values: tuple[Tensor, ...]) -> Tensor:
+        """What the heads read, side by side: two heads that are averaged may read two tokens."""
+        return torch.cat([flat(values[index]) for index in self._heads], dim=1)
+
+
+def _prefix(backbone: Backbone, nodes: Sequence[str]) -> nn.Module:
+    if backbone.graph is None:
+        return UpToHead(backbone.module, backbone.head.path)
+    return prefix_part(backbone.module, backbone.graph, nodes)
 
 
 def probe(prefix: nn.Module, preprocess: Preprocess) -> tuple[Tensor, ...]:
     """What a prefix gives for one image of noise."""
     with torch.inference_mode():
-        image = torch.randn(1, 3, preprocess.height, preprocess.width, generator=torch.Generator().manual_seed(0))
+        image = torch.randn(
+            1, preprocess.channels, preprocess.height, preprocess.width, generator=torch.Generator().manual_seed(0)
+        )
         return cast(tuple[Tensor, ...], prefix(image))
 
 
@@ -97,14 +108,14 @@ def later_stages(backbone: Backbone) -> tuple[str, ...]:
     """Names of the stages whose pooled maps join the features: the last few that tell something new.
 
     Left out: a stage whose mean is the head's own input (the last map of most convolutional networks), and one that the
-    next only passes on. In the order of the network.
+    next only passes on. In the order of the network; none for a network that cannot be traced.
     """
-    nodes = [stage.node for stage in backbone.stages]
-    prefix = prefix_graph(backbone.module, backbone.graph, [backbone.head.input_node, *nodes])
+    stages = [stage for stage in backbone.stages if stage.layout != FLAT]
+    prefix = _prefix(backbone, [backbone.head.input_node, *(stage.node for stage in stages)])
     first, *values = probe(prefix, backbone.preprocess)
     chosen: list[str] = []
     seen, width = flat(first), 0
-    for stage, value in reversed(list(zip(backbone.stages, values, strict=True))):
+    for stage, value in reversed(list(zip(stages, values, strict=True))):
         columns = pooled(value).shape[1]
         if _equal(mean_of(value), seen):
             if chosen:
@@ -123,7 +134,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 class FromPixels(nn.Module):
-    """Raw pixels (N, H, W, 3) uint8 -> what `inner` makes of the normalised images."""
+    """Raw pixels (N, H, W, C) uint8 -> what `inner` makes of the normalised images."""
 
     def __init__(self, inner: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()

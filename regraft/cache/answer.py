@@ -48,7 +48,7 @@ def logits_of(
 
 def _full_precision(network: FromPixels, preprocess: Preprocess, device: str, images: int) -> Engine:
     if device == "cpu" and images >= MANY:
-        shape = (1, preprocess.height, preprocess.width, 3)
+        shape = (1, preprocess.height, preprocess.width, preprocess.channels)
         try:
             return OpenVinoEngine(Network(network, "", None), np.zeros(shape, np.uint8), "fp32")
         except Exception:  # not installed, or unable to run this network: slower is better than not at all

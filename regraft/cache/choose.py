@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from regraft.cache.engines import Candidate, Engine, Network, Pixels, candidates
 from regraft.cache.stream import Loaded, batch_on, load_images
 from regraft.data.preprocess import Preprocess
-from regraft.errors import UsageError
+from regraft.errors import UsageError, first_line
 from regraft.progress import Progress
 from regraft.values import EngineTiming, Sample
 
@@ -48,7 +48,7 @@ def choose_engine(
     network: Network, samples: Sequence[Sample], preprocess: Preprocess, device: str, progress: Progress
 ) -> Chosen:
     """The remembered engine of this machine and network, or the outcome of a measurement on a few of the images."""
-    shape = (_SAMPLE, preprocess.height, preprocess.width, 3)
+    shape = (_SAMPLE, preprocess.height, preprocess.width, preprocess.channels)
     path = _memory(network, device)
     kept = recall(path) if path else None
     if kept is not None and not (_left_some_out(kept[1], network, device) and len(samples) > _OUTGROWN * kept[0]):
@@ -118,7 +118,7 @@ def _version(name: str) -> str:
 
 
 def measure(network: Network, sample: Pixels, *, images: int, device: str) -> tuple[tuple[EngineTiming, ...], Engine]:
-    """Time every engine worth trying on `sample` (n, H, W, 3); the fastest whose features agree with fp32, and all timings.
+    """Time every engine worth trying on `sample` (n, H, W, C); the fastest whose features agree with fp32, and all timings.
 
     `images` is how many are to come: an engine that is slow to make is left out where the others would be through before.
     """
@@ -139,8 +139,7 @@ def measure(network: Network, sample: Pixels, *, images: int, device: str) -> tu
         except Exception as error:
             if reference_ND is None:  # plain torch itself cannot run this network
                 raise
-            reason = (str(error).splitlines() or [""])[0][:120]
-            failed.append(_unused(candidate, f"not used: {type(error).__name__}: {reason}"))
+            failed.append(_unused(candidate, f"not used: {type(error).__name__}: {first_line(error, 120)}"))
             continue
         reference_ND = rows_ND if reference_ND is None else reference_ND
         if timing.cosine < AGREES:

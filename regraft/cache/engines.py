@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import ctypes
+import gc
 import hashlib
 import os
 import warnings
@@ -23,7 +25,7 @@ Rows = NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """Runs pixels (N, H, W, 3) uint8 through a module; `stream` keeps several batches under way and answers in order."""
+    """Runs pixels (N, H, W, C) uint8 through a module; `stream` keeps several batches under way and answers in order."""
 
     name: str
 
@@ -159,6 +161,16 @@ def _keep(model: Any, path: Path) -> None:
         temporary.with_suffix(".bin").replace(path.with_suffix(".bin"))
         temporary.replace(path)
         path.with_suffix(".sha256").write_text(digest)
+
+
+def give_back() -> None:
+    """Let the system have what decoding and engines have freed: the C library keeps it, and a solver's matrix comes on top.
+
+    Where the C library is another than glibc, nothing happens.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def has_fast_bf16() -> bool:

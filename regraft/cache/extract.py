@@ -1,27 +1,35 @@
-"""The one pass: every image that is not in the cache is decoded once and goes through the frozen network once."""
+"""The one pass: every image that is not in the cache is decoded once and goes through the frozen part once."""
 
 import hashlib
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from regraft.backbone.boundary import cut
 from regraft.backbone.features import Columns, Features, FromPixels
-from regraft.backbone.model import Backbone
+from regraft.backbone.model import Backbone, Boundary
 from regraft.cache.choose import Chosen, choose_engine
-from regraft.cache.engines import Network, pick_device
-from regraft.cache.store import FeatureRows, Table
+from regraft.cache.engines import Network, Pixels, pick_device
+from regraft.cache.store import BYTES, FLOATS, FeatureRows, Table
 from regraft.cache.stream import Row, batch_on, load_images, run_images
 from regraft.data.preprocess import Preprocess
-from regraft.errors import TooManyUnreadable
+from regraft.errors import DataUnusable, TooManyUnreadable
 from regraft.progress import Progress, Silent
 from regraft.values import EngineTiming, Rejected, Sample
 
-_WRITE_ROWS = 256
+# Rows are written together, until they are so many or take so many bytes.
+_WRITE_ROWS, _WRITE_BYTES = 256, 64 << 20
+# What decides the pixels that a network gets; its mean and deviation come after them.
+_OF_PIXELS = ("height", "width", "fit", "crop_share", "interpolation", "background")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +54,30 @@ class Extracted:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activations:
+    """What crosses a boundary for each of N images, still on disk: `rows` (N, D), values of `shapes` (without N) in a row.
+
+    Pixels are uint8 (H, W, C), all other values float32.
+    """
+
+    rows: FeatureRows
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, indices: NDArray[np.int64]) -> "Activations":
+        """Those of some of the images, not read yet."""
+        return Activations(rows=self.rows.take(indices), shapes=self.shapes)
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        """The values of some of the images, read: one tensor (n, ...) for each shape."""
+        rows_ND = torch.from_numpy(self.rows[indices])
+        parts = torch.split(rows_ND, [math.prod(shape) for shape in self.shapes], dim=1)
+        return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True))
+
+
 def extract_features(
     samples: Sequence[Sample],
     backbone: Backbone,
@@ -67,21 +99,101 @@ def extract_features(
     where = pick_device(device)
     chosen = choose_engine(network, samples, backbone.preprocess, where, progress)
     with closing(Table.open(cache, _key(backbone, features.columns, chosen.name), features.columns.width)) as table:
-        rows, digests, misses = _run(samples, table, chosen, backbone.preprocess, where, most_rejected, progress)
-    stored = [row for row in rows if isinstance(row, int)]
+        results, digests, misses = _run(samples, table, chosen, backbone.preprocess, where, most_rejected, progress)
+    stored = [row for row in results if isinstance(row, int)]
     return Extracted(
         features=table.rows(stored),
         table=table.folder.name,
-        kept_M=np.array([i for i, row in enumerate(rows) if isinstance(row, int)], np.int64),
+        kept_M=np.array([i for i, row in enumerate(results) if isinstance(row, int)], np.int64),
         digests=tuple(digests),
         columns=features.columns,
-        rejected=tuple(row for row in rows if isinstance(row, Rejected)),
+        rejected=tuple(row for row in results if isinstance(row, Rejected)),
         engine=chosen.name,
         engines=chosen.timings,
         hits=len(stored) - misses,
         misses=misses,
         seconds=time.perf_counter() - start,
     )
+
+
+def extract_boundary(
+    samples: Sequence[Sample],
+    digests: Sequence[bytes],
+    backbone: Backbone,
+    boundary: Boundary,
+    *,
+    cache: Path,
+    device: str = "auto",
+    progress: Progress = Silent(),
+) -> Activations:
+    """What crosses `boundary` for every sample, from the cache or from one pass through the part before it.
+
+    `digests` are those of the files when they were read before: raises DataUnusable where one has changed, TooManyUnreadable
+    where one cannot be read any more, OutOfSpace as `extract_features` does.
+    """
+    preprocess, where = backbone.preprocess, pick_device(device)
+    if boundary.nodes:
+        network = _network_up_to(backbone, boundary, cache)
+        chosen = choose_engine(network, samples, preprocess, where, progress)
+        shapes, key = boundary.shapes, _boundary_key(backbone, boundary, chosen.name)
+    else:
+        chosen = Chosen("decoded", _AsTheyAre, (), {})
+        shapes, key = ((preprocess.height, preprocess.width, preprocess.channels),), _pixels_key(preprocess)
+    width = sum(math.prod(shape) for shape in shapes)
+    with closing(Table.open(cache, key, width, FLOATS if boundary.nodes else BYTES)) as table:
+        results, now, _ = _run(samples, table, chosen, preprocess, where, 0, progress)
+    changed = [sample.name for sample, one, other in zip(samples, digests, now, strict=True) if one != other]
+    if changed:
+        raise DataUnusable(
+            expected="images that stay as they are while they are worked with",
+            got=f"changed meanwhile: {', '.join(changed[:5])}",
+            fix="run the same command again",
+        )
+    return Activations(rows=table.rows([row for row in results if isinstance(row, int)]), shapes=shapes)
+
+
+class _AsTheyAre:
+    """The engine of the empty prefix: decoded pixels, each image a row."""
+
+    name = "decoded"
+
+    def stream(self, batches: Iterator[Pixels]) -> Iterator[NDArray[Any]]:
+        for pixels in batches:
+            yield pixels.reshape(len(pixels), -1)
+
+
+class _SideBySide(nn.Module):
+    """The values that a prefix gives, flattened into one row per image."""
+
+    def __init__(self, prefix: nn.Module) -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([value.flatten(1) for value in cast(tuple[Tensor, ...], self.prefix(images))], dim=1)
+
+
+def _network_up_to(backbone: Backbone, boundary: Boundary, cache: Path) -> Network:
+    digest = hashlib.sha256(f"{backbone.weights_digest} up to {boundary} {backbone.preprocess}".encode()).hexdigest()
+    prefix = _SideBySide(cut(backbone, boundary).prefix)
+    return Network(FromPixels(prefix, backbone.preprocess).eval(), digest, cache)
+
+
+def _pixels_key(preprocess: Preprocess) -> Mapping[str, object]:
+    # Grey, RGB and RGBA are told apart by the width of a row.
+    seen = {name: getattr(preprocess, name) for name in _OF_PIXELS}
+    return {"backbone": "pixels", "preprocess": seen, "engine": "decoded"}
+
+
+def _boundary_key(backbone: Backbone, boundary: Boundary, engine: str) -> Mapping[str, object]:
+    return {
+        "backbone": backbone.name,
+        "weights": backbone.weights_digest,
+        "preprocess": asdict(backbone.preprocess),
+        "boundary": boundary.name,
+        "nodes": list(boundary.nodes),
+        "engine": engine,
+    }
 
 
 def network_of(backbone: Backbone, features: Features, cache: Path | None) -> Network:
@@ -118,10 +230,10 @@ def _run(
     rejected: list[Rejected] = []
     digests: list[bytes] = []
     images = load_images(((s.path, s.name) for s in samples), preprocess, known, chosen.ready)
-    misses = 0
+    misses, most_held = 0, max(1, min(_WRITE_ROWS, _WRITE_BYTES // (table.width * table.dtype.itemsize)))
 
     def flush() -> None:
-        features_ND = np.stack([row.features for _, row in fresh if row.features is not None])
+        features_ND: NDArray[Any] = np.stack([row.features for _, row in fresh if row.features is not None])
         rows = table.append([row.digest for _, row in fresh], features_ND)
         for (position, _), stored in zip(fresh, rows, strict=True):
             results[position] = stored
@@ -141,7 +253,7 @@ def _run(
                 else:
                     fresh.append((position, item))
                     misses += 1
-            if len(fresh) >= _WRITE_ROWS:
+            if len(fresh) >= most_held:
                 flush()
             task.advance()
         if fresh:

@@ -1,9 +1,9 @@
 """Rows of features on disk, found by the content of the image and of everything that made them.
 
-A cache folder holds one table per key. The key is the digest of the weights, the preprocessing, the taps, the engine with
-its precision and this format's version; inside a table, an image is found by the SHA-256 of its own bytes. A table is
-`rows.f32` (appended float32 rows, row-major) and `index.sqlite` (digest -> row, CRC-32 of the row), so that a crash or two
-processes at once can leave unused bytes behind, never a wrong hit.
+A cache folder holds one table per key. The key is the digest of the weights, the preprocessing, the place in the network, the
+engine with its precision and this format's version; inside a table, an image is found by the SHA-256 of its own bytes. A table
+is `rows.f32` (appended float32 rows, row-major; `rows.u8` for pixels) and `index.sqlite` (digest -> row, CRC-32 of the row),
+so that a crash or two processes at once can leave unused bytes behind, never a wrong hit.
 """
 
 import errno
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -25,7 +26,9 @@ from numpy.typing import NDArray
 from regraft.errors import NotWritable, OutOfSpace
 
 FORMAT = 1
-_TABLE, _ROWS, _INDEX = "table.json", "rows.f32", "index.sqlite"
+_TABLE, _INDEX = "table.json", "index.sqlite"
+FLOATS, BYTES = np.dtype(np.float32), np.dtype(np.uint8)
+_ROWS = {FLOATS: "rows.f32", BYTES: "rows.u8"}
 _READ_BYTES = 64 << 20
 
 
@@ -46,17 +49,18 @@ class TableInfo:
 
 
 class FeatureRows:
-    """Chosen rows of a table as an (N, D) float32 matrix that stays on disk: `rows[a:b]` and `rows[indices]` read.
+    """Chosen rows of a table as an (N, D) matrix that stays on disk: `rows[a:b]` and `rows[indices]` read.
 
-    Plain reads rather than a memory map: mapped pages would count as this process's memory.
+    float32, or uint8 for pixels. Plain reads rather than a memory map: mapped pages would count as this process's memory.
     """
 
-    dtype = np.dtype(np.float32)
     ndim = 2
 
-    def __init__(self, path: Path, rows_N: NDArray[np.int64], stored_width: int, width: int | None = None) -> None:
+    def __init__(
+        self, path: Path, rows_N: NDArray[np.int64], stored_width: int, width: int | None = None, dtype: np.dtype[Any] = FLOATS
+    ) -> None:
         self._path, self._rows, self._stored = path, rows_N, stored_width
-        self.shape = (len(rows_N), width or stored_width)
+        self.dtype, self.shape = dtype, (len(rows_N), width or stored_width)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -67,22 +71,23 @@ class FeatureRows:
 
     def leading(self, width: int) -> "FeatureRows":
         """The same rows, first `width` columns only."""
-        return FeatureRows(self._path, self._rows, self._stored, width)
+        return FeatureRows(self._path, self._rows, self._stored, width, self.dtype)
 
     def take(self, indices: NDArray[np.int64]) -> "FeatureRows":
         """A selection of the rows, not read yet."""
-        return FeatureRows(self._path, self._rows[indices], self._stored, self.shape[1])
+        return FeatureRows(self._path, self._rows[indices], self._stored, self.shape[1], self.dtype)
 
-    def __getitem__(self, key: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+    def __getitem__(self, key: slice | NDArray[np.int64]) -> NDArray[Any]:
         rows = self._rows[key]
-        out = np.empty((len(rows), self.shape[1]), np.float32)
+        out = np.empty((len(rows), self.shape[1]), self.dtype)
+        step = self._stored * self.dtype.itemsize
         with self._path.open("rb") as file:
-            for start, stop in _runs(rows, max(1, _READ_BYTES // (4 * self._stored))):
-                block = os.pread(file.fileno(), 4 * self._stored * (stop - start), 4 * self._stored * int(rows[start]))
-                out[start:stop] = np.frombuffer(block, np.float32).reshape(-1, self._stored)[:, : self.shape[1]]
+            for start, stop in _runs(rows, max(1, _READ_BYTES // step)):
+                block = os.pread(file.fileno(), step * (stop - start), step * int(rows[start]))
+                out[start:stop] = np.frombuffer(block, self.dtype).reshape(-1, self._stored)[:, : self.shape[1]]
         return out
 
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.float32]:
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[Any]:
         return self[:]
 
 
@@ -97,29 +102,31 @@ def _runs(rows_N: NDArray[np.int64], longest: int) -> Iterator[tuple[int, int]]:
 class Table:
     """One open table. Several processes may have it open; every method leaves it whole."""
 
-    def __init__(self, folder: Path, width: int) -> None:
-        self.folder, self.width = folder, width
+    def __init__(self, folder: Path, width: int, dtype: np.dtype[Any] = FLOATS) -> None:
+        self.folder, self.width, self.dtype = folder, width, dtype
+        self._path, self._step = folder / _ROWS[dtype], width * dtype.itemsize
         self._index = sqlite3.connect(folder / _INDEX, timeout=60, isolation_level=None, check_same_thread=False)
         self._index.execute("PRAGMA synchronous=NORMAL")
         self._index.execute("CREATE TABLE IF NOT EXISTS rows(digest BLOB PRIMARY KEY, row INTEGER, crc INTEGER) WITHOUT ROWID")
 
     @classmethod
-    def open(cls, cache: Path, key: Mapping[str, object], width: int) -> "Table":
-        """The table of `key`, made if there is none. `key` holds JSON values; all of them count."""
-        text = json.dumps({**key, "format": FORMAT, "width": width}, sort_keys=True)
+    def open(cls, cache: Path, key: Mapping[str, object], width: int, dtype: np.dtype[Any] = FLOATS) -> "Table":
+        """The table of `key`, made if there is none. `key` holds JSON values; all of them count, and so does the type."""
+        kind = {} if dtype == FLOATS else {"dtype": dtype.name}
+        text = json.dumps({**key, **kind, "format": FORMAT, "width": width}, sort_keys=True)
         folder = cache / "features" / hashlib.sha256(text.encode()).hexdigest()[:24]
         with _saying_out_of_space(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / _TABLE).exists():
                 (folder / _TABLE).write_text(text)
             try:
-                return cls(folder, width)
+                return cls(folder, width, dtype)
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError):
                     raise
                 # Not a database any more: what it indexed can be computed again.
                 shutil.rmtree(folder)
-                return cls.open(cache, key, width)
+                return cls.open(cache, key, width, dtype)
 
     def close(self) -> None:
         self._index.close()
@@ -134,27 +141,26 @@ class Table:
         return {digest: row for (digest, row, _), fine in zip(entries, good, strict=True) if fine}
 
     def _intact(self, rows_N: NDArray[np.int64], crcs: Sequence[int]) -> list[bool]:
-        path = self.folder / _ROWS
-        whole = path.stat().st_size // (4 * self.width) if path.exists() else 0
+        whole = self._path.stat().st_size // self._step if self._path.exists() else 0
         result = [False] * len(rows_N)
         readable = np.flatnonzero(rows_N < whole)
-        matrix = FeatureRows(path, rows_N[readable], self.width)
-        step = max(1, _READ_BYTES // (4 * self.width))
+        matrix = self.rows(rows_N[readable])
+        step = max(1, _READ_BYTES // self._step)
         for start in range(0, len(readable), step):
             for position, row in zip(readable[start : start + step], matrix[start : start + step], strict=True):
                 result[position] = zlib.crc32(row) == crcs[position]
         return result
 
-    def append(self, digests: Sequence[bytes], features_ND: NDArray[np.float32]) -> list[int]:
+    def append(self, digests: Sequence[bytes], features_ND: NDArray[Any]) -> list[int]:
         """Store rows and return where; an image that another process stored meanwhile keeps that row.
 
         Raises OutOfSpace when the disk is full; what was stored before stays usable.
         """
-        features_ND = np.ascontiguousarray(features_ND, np.float32)
+        features_ND = np.ascontiguousarray(features_ND, self.dtype)
         with _saying_out_of_space(self.folder), self._writing():
             first = self._index.execute("SELECT COALESCE(MAX(row) + 1, 0) FROM rows").fetchone()[0]
-            with (self.folder / _ROWS).open("ab") as file:
-                file.truncate(4 * self.width * first)
+            with self._path.open("ab") as file:
+                file.truncate(self._step * first)
                 file.write(features_ND.data)
             self._index.executemany(
                 "INSERT OR IGNORE INTO rows VALUES (?, ?, ?)",
@@ -172,9 +178,9 @@ class Table:
             raise
         self._index.execute("COMMIT")
 
-    def rows(self, rows_N: Sequence[int]) -> FeatureRows:
+    def rows(self, rows_N: Sequence[int] | NDArray[np.int64]) -> FeatureRows:
         """The features at `rows_N`, in that order, still on disk."""
-        return FeatureRows(self.folder / _ROWS, np.asarray(rows_N, np.int64), self.width)
+        return FeatureRows(self._path, np.asarray(rows_N, np.int64), self.width, dtype=self.dtype)
 
 
 @contextmanager
@@ -207,8 +213,9 @@ def _describe(folder: Path) -> TableInfo:
     except (ValueError, sqlite3.Error):
         return TableInfo(name=folder.name, rows=0, bytes=size, description="damaged: clear the cache to free its space")
     seen = key.get("preprocess", {})
-    description = f"{key.get('backbone', '?')} {seen.get('height', '?')}x{seen.get('width', '?')} {key.get('engine', '?')}"
-    return TableInfo(name=folder.name, rows=rows, bytes=size, description=description)
+    place = f" up to {key['boundary']}" if "boundary" in key else ""
+    what = f"{key.get('backbone', '?')}{place} {seen.get('height', '?')}x{seen.get('width', '?')} {key.get('engine', '?')}"
+    return TableInfo(name=folder.name, rows=rows, bytes=size, description=what)
 
 
 def clear(cache: Path) -> int:

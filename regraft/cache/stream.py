@@ -117,7 +117,7 @@ def _without_features(item: Loaded | Rejected) -> Row | Rejected:
 
 
 def _batches(images: Iterable[Loaded | Rejected], order: deque[Loaded | Rejected], size: int) -> Generator[NDArray[np.uint8]]:
-    """Batches of pixels (N, H, W, 3); every image, with pixels or without, is noted in `order`."""
+    """Batches of pixels (N, H, W, C); every image, with pixels or without, is noted in `order`."""
     batch: list[NDArray[np.uint8]] = []
     for item in images:
         if isinstance(item, Loaded) and item.pixels is not None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli import cache, doctor, evaluate, fit, predict
+from regraft.cli import backbones, cache, doctor, evaluate, fit, inspect, predict, rank
 
 app = typer.Typer(
     name="regraft",
@@ -43,5 +43,8 @@ def regraft(
 app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("rank")(rank.rank)
+app.command("inspect")(inspect.inspect)
+app.command("backbones")(backbones.backbones)
 app.add_typer(cache.app, name="cache")
 app.command("doctor")(doctor.doctor)

@@ -8,6 +8,7 @@ from typing import Any
 
 from regraft.cli.options import CacheOption, JsonOption
 from regraft.cli.start import importing
+from regraft.errors import first_line
 
 _NEEDED = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")
 _USEFUL = ("openvino",)
@@ -55,7 +56,7 @@ def _asked(question: Callable[[], dict[str, Any]], problems: list[str]) -> dict[
     try:
         return question()
     except Exception as error:
-        problems.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
+        problems.append(f"{type(error).__name__}: {first_line(error)}")
         return {}
 
 
@@ -83,8 +84,7 @@ def _device() -> dict[str, Any]:
 
 
 def _networks() -> dict[str, Any]:
-    from regraft.backbone.sources import EMBEDDED
-    from regraft.backbone.weights import embedded_state
+    from regraft.backbone.embedded import EMBEDDED, embedded_state
 
     for name in EMBEDDED:
         if not embedded_state(name):

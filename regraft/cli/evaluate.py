@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli.options import DeviceOption, JsonOption, LabelColumn, PathColumn, SkipBad, SplitColumn
+from regraft.cli.options import (
+    DeviceOption,
+    HeadAgain,
+    JsonOption,
+    LabelColumn,
+    NamedAgain,
+    PathColumn,
+    SkipBad,
+    SplitColumn,
+    Trust,
+)
 
 
 def evaluate(
@@ -13,6 +23,9 @@ def evaluate(
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Folder of class folders, or a CSV or Parquet table.", show_default=False)
     ],
+    backbone: NamedAgain = None,
+    head: HeadAgain = None,
+    trust: Trust = False,
     device: DeviceOption = "auto",
     path_column: PathColumn = "path",
     label_column: LabelColumn = "label",
@@ -31,7 +44,7 @@ def evaluate(
 
     chosen = Data(path=data, path_column=path_column, label_column=label_column, split_column=split_column, skip_bad=skip_bad)
     watch = watcher()
-    evaluation = open_run(run).evaluate(chosen, device=device, progress=watch)
+    evaluation = open_run(run, backbone=backbone, head=head, trust=trust).evaluate(chosen, device=device, progress=watch)
     for line in (*evaluation.notes, *show.rejected_lines(evaluation.rejected)):
         watch.note(line)
     show.print_json(show.evaluate_fields(evaluation)) if as_json else show.print_evaluation(evaluation)

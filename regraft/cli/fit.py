@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli.options import CacheOption, DeviceOption, JsonOption, LabelColumn, PathColumn, SkipBad, SplitColumn
+from regraft.cli.options import (
+    CacheOption,
+    DeviceOption,
+    HeadPath,
+    JsonOption,
+    LabelColumn,
+    PathColumn,
+    SkipBad,
+    SplitColumn,
+    Trust,
+    WeightsOption,
+)
 from regraft.recipe import DEFAULT_BACKBONE, Balance, Features
 
 
@@ -25,21 +36,42 @@ def fit(
     backbone: Annotated[
         str,
         typer.Option(
-            "--backbone", metavar="NAME", help="Pretrained network: efficientnet_lite0, 1 or 2, timm:NAME or torchvision:NAME."
+            "--backbone",
+            metavar="SPEC",
+            help="efficientnet_lite0, 1 or 2, timm:NAME, torchvision:NAME, hub:owner/repo:entry, hub:FOLDER:entry or, for a "
+            "function of your own, module:package.file:function.",
         ),
     ] = DEFAULT_BACKBONE,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights", metavar="FILE", help="Local file of weights for the backbone, in place of the published ones."
-        ),
-    ] = None,
+    weights: WeightsOption = None,
+    head_path: HeadPath = None,
+    trust: Trust = False,
     strategy: Annotated[
         str,
         typer.Option(
-            "--strategy", metavar="head", help="What is trained. head: a linear head on frozen features, at its optimum."
+            "--strategy",
+            metavar="head|partial:N|full|scratch",
+            help="What is trained. head: a linear head on frozen features, at its optimum; partial:N: the last N stages too; "
+            "full: the whole network; scratch: the same, from the weights it comes with.",
         ),
     ] = "head",
+    own_head: Annotated[
+        str | None,
+        typer.Option(
+            "--head",
+            metavar="SPEC",
+            help="A head of your own, module:package.file:function; the function makes it of (in_features, classes).",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs",
+            metavar="N",
+            help="Passes over the images, where something is trained and not solved.",
+            show_default=False,
+        ),
+    ] = None,
     features: Annotated[
         Features,
         typer.Option(
@@ -68,6 +100,15 @@ def fit(
             "--size", metavar="PIXELS", help="Side of the network's input in pixels; what it was trained with by default."
         ),
     ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            "--channels",
+            metavar="1|3|4",
+            help="Images in grey, RGB, or RGB and alpha; what the backbone was made for by default.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed holds out other images.")] = 0,
     device: DeviceOption = "auto",
     cache: CacheOption = None,
@@ -93,15 +134,16 @@ def fit(
 ) -> None:
     """Fit a classifier to labelled images and say how good it is.
 
-    Writes model.safetensors, config.json, predictions.parquet and report.html to the run folder.
+    Writes model.safetensors, config.json, predictions.parquet and report.html to the run folder, and metrics.jsonl where
+    something was trained.
     """
     from regraft.cli import show
     from regraft.cli.start import importing
+    from regraft.cli.strategy import strategy_of
     from regraft.cli.watch import watcher
     from regraft.place import place_run, reserved
-    from regraft.recipe import Data, Head, Recipe, one_of
+    from regraft.recipe import Data, Recipe
 
-    one_of("--strategy", strategy, ("head",))
     recipe = Recipe(
         data=Data(
             path=data,
@@ -116,11 +158,14 @@ def fit(
         ),
         backbone=backbone,
         weights=weights,
-        strategy=Head(features=features, balance=balance),
+        strategy=strategy_of(strategy, features=features, balance=balance, head=own_head, epochs=epochs),
         size=size,
         seed=seed,
         device=device,
         cache=cache,
+        trust=trust,
+        head_path=head_path,
+        channels=channels,
     )
     place = place_run(data, out, overwrite=overwrite)
     watch = watcher()

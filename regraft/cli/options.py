@@ -31,13 +31,45 @@ LabelColumn = Annotated[str, typer.Option("--label-column", metavar="COLUMN", he
 SplitColumn = Annotated[
     str, typer.Option("--split-column", metavar="COLUMN", help="Column of a table that says train, val or test, if it has one.")
 ]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="NAME|FILE|none",
+        help="Weights of the backbone: a published name (IMAGENET1K_V2, a1_in1k), a local file, none: random ones.",
+        show_default=False,
+    ),
+]
+HeadPath = Annotated[
+    str | None,
+    typer.Option(
+        "--head-path",
+        metavar="PATH",
+        help="The layer that makes the logits, where the one found is not it.",
+        show_default=False,
+    ),
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Let a remote hub: network run its author's code.")]
+NamedAgain = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", metavar="SPEC", help="The network of a run on code of your own, which no run holds.", show_default=False
+    ),
+]
+HeadAgain = Annotated[
+    str | None,
+    typer.Option("--head", metavar="SPEC", help="The head of your own that a run was fitted with.", show_default=False),
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Go on without the unreadable images, even if they are more than a tenth.")
 ]
 
 
-def open_run(run: str) -> "Fitted":
-    """The fitted run in the folder `run`. Raises SavedModelRefused, or UsageError where there is no such folder."""
+def open_run(run: str, *, backbone: str | None = None, head: str | None = None, trust: bool = False) -> "Fitted":
+    """The fitted run in the folder `run`. Raises SavedModelRefused, or UsageError where there is no such folder.
+
+    `backbone` names its network again where that is own code, `head` its head.
+    """
     from regraft.errors import UsageError
 
     if not Path(run).exists():
@@ -49,18 +81,37 @@ def open_run(run: str) -> "Fitted":
     with importing():
         from regraft.saved import load
 
-    return load(run)
+    return load(run, backbone=backbone, head=head, trust=trust)
 
 
-def open_model(model: str, weights: str | None) -> "Fitted":
+def open_model(
+    model: str,
+    weights: str | None,
+    *,
+    backbone: str | None = None,
+    head: str | None = None,
+    trust: bool = False,
+    head_path: str | None = None,
+) -> "Fitted":
     """A run where `model` is a folder or looks like a path, else the pretrained backbone of that name."""
     from regraft.errors import UsageError
 
-    if Path(model).exists() or "/" in model or "\\" in model:
-        if weights is not None:
-            raise UsageError(expected="--weights with a backbone", got=f"{model}, which is a run", fix="leave --weights out")
-        return open_run(model)
+    named = model.startswith(("timm:", "torchvision:", "hub:", "module:"))
+    if Path(model).exists() or (not named and ("/" in model or "\\" in model)):
+        for option, value in (("--weights", weights), ("--head-path", head_path)):
+            if value is not None:
+                raise UsageError(
+                    expected=f"{option} with a backbone", got=f"{model}, which is a run", fix=f"leave {option} out"
+                )
+        return open_run(model, backbone=backbone, head=head, trust=trust)
+    for option, value, what in (("--backbone", backbone, "network"), ("--head", head, "head")):
+        if value is not None:
+            raise UsageError(
+                expected=f"{option} with a run, whose {what} it names again",
+                got=f"{model}, which is a backbone",
+                fix=f"leave {option} out",
+            )
     with importing():
         from regraft.fitted import pretrained
 
-    return pretrained(model, weights=weights)
+    return pretrained(model, weights=weights, trust=trust, head_path=head_path)

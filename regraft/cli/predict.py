@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regraft.cli.options import DeviceOption
+from regraft.cli.options import DeviceOption, HeadAgain, HeadPath, NamedAgain, Trust, WeightsOption
 
 if TYPE_CHECKING:
     from regraft.fitted import Fitted
@@ -45,10 +45,11 @@ def predict(
     null: Annotated[
         bool, typer.Option("--null", help="Paths on standard input end with NUL, as find -print0 writes them.")
     ] = False,
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", metavar="FILE", help="Local file of weights, where a backbone is asked.", show_default=False),
-    ] = None,
+    weights: WeightsOption = None,
+    head_path: HeadPath = None,
+    backbone: NamedAgain = None,
+    head: HeadAgain = None,
+    trust: Trust = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Say what is on images, with probabilities.
@@ -70,7 +71,7 @@ def predict(
         raise UsageError(expected="--out with --resume or --overwrite", got="none", fix="name the file: --out predictions.csv")
     listed = sys.stdin.buffer if STANDARD_INPUT in files else None
     inputs = expand_inputs(files, listed=listed, null=null)
-    fitted = open_model(model, weights)
+    fitted = open_model(model, weights, backbone=backbone, head=head, trust=trust, head_path=head_path)
     failed, total = (
         _to_file(fitted, inputs, target, top_k, resume, device) if target else _to_stdout(fitted, inputs, kind, top_k, device)
     )

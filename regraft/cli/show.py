@@ -115,14 +115,20 @@ def interval_text(interval: "Interval") -> str:
 
 def print_fit(summary: "RunSummary") -> None:
     """The outcome of a fit; the score, the time and the report come last, where the eye is."""
+    from regraft.report.training import verdict
+
     cross, test = summary.cross_validation, summary.test_scores
     steps = ", ".join(f"{name} {value:.1f}" for name, value in summary.seconds.items() if name != "total")
     rows = [("images", f"{summary.train:,} train, {summary.test:,} test, {len(summary.rejected):,} set aside")]
     rows += [("features", f"{summary.head.features}, of {summary.backbone} with {summary.engine}")]
+    if summary.history:
+        rows += [("trained", f"{summary.history.what}; epoch {summary.history.chosen} of {len(summary.history.epochs)} kept")]
+        rows += [("verdict", verdict(summary.history).replace("\u00a0", " "))]
     rows += [("cache", f"{summary.cache_hits:,} images known, {summary.cache_misses:,} new")]
     right = "" if cross.confusion_KK is not None else ", every label right"
     rows += [("baseline", _baseline_text(test or cross))]
-    rows += [("cross-validated", f"{interval_text(cross.accuracy)} on {cross.n:,} training images{right}")]
+    judged, images = ("validated", "validation") if summary.history else ("cross-validated", "training")
+    rows += [(judged, f"{interval_text(cross.accuracy)} on {cross.n:,} {images} images{right}")]
     if test:
         rows += [("accuracy", f"{interval_text(test.accuracy)} on {test.n:,} test images{right}")]
     rows += [("time", f"{summary.seconds.get('total', 0.0):.1f} s ({steps})")]
@@ -166,14 +172,14 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     )
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on standard output: the first column as text, the others as numbers."""
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, gap: int = 3) -> None:
+    """A table on standard output: the first column as text, the others as numbers, `gap` blanks (2 or 3) between them."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, gap - 2))
     for number, name in enumerate(header):
         table.add_column(
             name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold", max_width=_WIDEST_CELL

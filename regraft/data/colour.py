@@ -7,7 +7,7 @@ colour profiles. The rules here, all with pixels in 0..255:
 |-------------------------------|-----------------------------------------------------------------------------|
 | 1, L, RGB                     | as they are                                                                 |
 | P, LAB, YCbCr, HSV            | Pillow's conversion to RGB                                                  |
-| LA, La, PA, RGBA, RGBa, tRNS  | composited on the background                                                |
+| LA, La, PA, RGBA, RGBa, tRNS  | composited on the background; without one LA or RGBA, alpha as a channel    |
 | CMYK                          | through its profile, else Pillow's conversion; JPEG samples are inverted as |
 |                               | Adobe writes them, which Pillow and ImageMagick do for every JPEG           |
 | I;16 and kin                  | value / 257, rounded; 12-bit TIFF: value / 4095 * 255; white-is-zero TIFF   |
@@ -32,9 +32,10 @@ MAX_PROFILE = 4 * 2**20
 SAME_COLOUR = 2
 
 
-def to_rgb_or_grey(image: Image.Image, background: Background) -> tuple[Image.Image, tuple[str, ...]]:
+def to_rgb_or_grey(image: Image.Image, background: Background | None) -> tuple[Image.Image, tuple[str, ...]]:
     """A loaded image as mode "RGB", or "L" where it is grey, with notes of what was ignored.
 
+    Without a `background` alpha stays: "RGBA" or "LA" where the image has any.
     Raises Problem("pixel_type") for samples without a known range.
     """
     if image.mode == "RGB" and not image.info:
@@ -46,7 +47,7 @@ def to_rgb_or_grey(image: Image.Image, background: Background) -> tuple[Image.Im
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     image, notes = _to_srgb(image, profile) if profile else (image, ())
-    return _flatten(image, background), notes
+    return (image if background is None else _flatten(image, background)), notes
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -72,8 +72,9 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 class Decoded:
     """One upright image.
 
-    `pixels` has mode "RGB", or "L" when the image is grey. `size_on_disk` is (width, height) before any reduced-scale decoding
-    and after orientation. `notes` say what was ignored, such as an unusable colour profile.
+    `pixels` has mode "RGB", or "L" when the image is grey; "RGBA" or "LA" where alpha was kept. `size_on_disk` is (width,
+    height) before any reduced-scale decoding and after orientation. `notes` say what was ignored, such as an unusable colour
+    profile.
     """
 
     pixels: Image.Image
@@ -83,8 +84,9 @@ class Decoded:
 
 
 def load_pixels(source: Path | bytes, preprocess: Preprocess, name: str = "") -> NDArray[np.uint8]:
-    """Decode one image and bring it to the input size: (height, width, 3) uint8. Raises ImageRejected."""
-    decoded = decode_image(source, background=preprocess.background, smallest_side=preprocess.smallest_useful_side(), name=name)
+    """Decode one image and bring it to the input size: (height, width, channels) uint8. Raises ImageRejected."""
+    background = None if preprocess.channels == 4 else preprocess.background
+    decoded = decode_image(source, background=background, smallest_side=preprocess.smallest_useful_side(), name=name)
     try:
         return to_input_size(decoded.pixels, preprocess)
     except Exception as error:
@@ -92,11 +94,16 @@ def load_pixels(source: Path | bytes, preprocess: Preprocess, name: str = "") ->
 
 
 def decode_image(
-    source: Path | bytes, *, background: Background = (255, 255, 255), smallest_side: int | None = None, name: str = ""
+    source: Path | bytes,
+    *,
+    background: Background | None = (255, 255, 255),
+    smallest_side: int | None = None,
+    name: str = "",
 ) -> Decoded:
     """Decode a file or its bytes. `name` stands for the image in messages; the path does when it is empty.
 
-    With `smallest_side`, JPEGs are decoded at 1/2, 1/4 or 1/8 scale as long as the shorter side keeps that many pixels.
+    Transparency shows `background`; None keeps it as a channel. With `smallest_side`, JPEGs are decoded at 1/2, 1/4 or 1/8
+    scale as long as the shorter side keeps that many pixels.
     Raises ImageRejected, and nothing else, for whatever cannot be used; its `code` is one of "missing", "unreadable",
     "not_a_file", "file_too_large", "empty", "not_an_image", "too_many_pixels", "too_much_metadata", "too_costly", "truncated",
     "damaged", "pixel_type".
@@ -194,7 +201,7 @@ def _on_disk(file: io.FileIO) -> Reader:
     return read
 
 
-def _decode(data: bytes, header: Header, background: Background, smallest_side: int | None) -> Decoded:
+def _decode(data: bytes, header: Header, background: Background | None, smallest_side: int | None) -> Decoded:
     if header.format == "PNG":
         check_checksums(data)
     image = _PLUGINS[header.format](io.BytesIO(data))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from regraft.data.names import guess, listing, printable, shown
-from regraft.errors import DataUnusable
+from regraft.errors import DataUnusable, first_line
 
 CSV_SUFFIXES = (".csv", ".tsv", ".txt")
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -130,5 +130,5 @@ def _read_parquet(path: Path, wanted: Sequence[tuple[str, str | None]]) -> Table
             table = parquet.read(columns=names)
             columns = {name: table.column(name).to_pylist() for name in names}
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        _refuse(path, str(error).splitlines()[0], "get a sound copy of the file, or write it again")
+        _refuse(path, first_line(error), "get a sound copy of the file, or write it again")
     return Table(columns=columns, rows=range(1, table.num_rows + 1))

@@ -16,6 +16,7 @@ from regraft.report.figures import SERIES, intervals_figure, reliability_figure
 from regraft.report.pictures import Thumbnails, pictured
 from regraft.report.regularisation import at_edge, feature_sets, is_chosen, regularisation_figure
 from regraft.report.summary import Confusion, confusions, sentences
+from regraft.report.training import curves_figure, kept, verdict
 from regraft.values import ClassScore, Predictions, RunSummary, Scores
 
 PICTURES = 24
@@ -63,6 +64,7 @@ def render(summary: RunSummary, *, shown: Predictions, thumbnails: Thumbnails) -
             **_mistakes(scores, shown, thumbnails),
             **_calibration(shown),
             **_regularisation(summary),
+            **_training(summary),
             intervals=intervals_figure(_accuracies(summary), scores.baseline),
             stages=_stages(summary.seconds),
             rejected=summary.rejected[:REJECTED_ROWS],
@@ -86,7 +88,7 @@ def _environment() -> Environment:
 
 
 def _accuracies(summary: RunSummary) -> tuple[tuple[str, Any], ...]:
-    crossed = ("cross-validation", summary.cross_validation.accuracy)
+    crossed = (summary.judged_by, summary.cross_validation.accuracy)
     return (crossed,) if summary.test_scores is None else (("test", summary.test_scores.accuracy), crossed)
 
 
@@ -135,6 +137,13 @@ def _regularisation(summary: RunSummary) -> dict[str, Any]:
         "at_edge": at_edge(head),
         "is_chosen": is_chosen,
     }
+
+
+def _training(summary: RunSummary) -> dict[str, Any]:
+    history = summary.history
+    if history is None:
+        return {"history": None}
+    return {"history": history, "curves": curves_figure(history), "kept": kept, "verdict": verdict(history)}
 
 
 def _stages(seconds: dict[str, float]) -> list[tuple[str, float, float]]:

@@ -77,7 +77,7 @@ def _nll_axis(drawing: Drawing, tried: list[Strength]) -> Scale:
             return BOTTOM
         return min(max(place(transform(nll)), TOP), BOTTOM)
 
-    for tick in _log_ticks(low, high) if logarithmic else _linear_ticks(*ends):
+    for tick in _log_ticks(low, high) if logarithmic else linear_ticks(*ends):
         drawing.line((LEFT, height(tick)), (RIGHT, height(tick)), "grid")
         drawing.text((LEFT - 8, height(tick) + 4), f"{tick:.3g}", "tick", anchor="end")
     return height
@@ -96,7 +96,8 @@ def _log_ticks(low: float, high: float) -> Iterable[float]:
     return [m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high]
 
 
-def _linear_ticks(low: float, high: float) -> Iterable[float]:
+def linear_ticks(low: float, high: float) -> Iterable[float]:
+    """About five round numbers between the ends of an axis."""
     rough = (high - low) / 5
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= rough)

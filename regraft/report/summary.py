@@ -8,6 +8,7 @@ import numpy as np
 from regraft.evaluate.calibration import chance_calibration_error, claims
 from regraft.evaluate.interval import Z_95
 from regraft.report.text import NBSP, count, counted, percent, plain, points, span
+from regraft.report.training import verdict
 from regraft.values import Interval, Predictions, RunSummary, Scores
 
 
@@ -27,6 +28,7 @@ def sentences(summary: RunSummary, shown: Predictions) -> tuple[str, ...]:
     candidates = (
         _headline(summary, shown.multi_label),
         _agreement(summary),
+        verdict(summary.history) if summary.history else "",
         _against_baseline(scores, shown.multi_label),
         _sureness(scores, shown),
         _worst(scores, shown.multi_label),
@@ -67,6 +69,11 @@ def _headline(summary: RunSummary, multi_label: bool) -> str:
     right = f"{percent(accuracy.value)} {'of images with every label right' if multi_label else 'right'}"
     if summary.test_scores is not None:
         return f"{right} on {counted(accuracy.n, 'image')} that were never used for any choice {interval}."
+    if summary.history:
+        return (
+            f"{right} on the {counted(accuracy.n, 'validation image')} {interval}. No images were held out for a test "
+            "(--test none), and these chose the epoch: expect slightly less on new images."
+        )
     sentence = f"{right} in cross-validation on the {counted(accuracy.n, 'training image')} {interval}. "
     if len(summary.head.tried) < 2:
         return sentence + "No images were held out for a test (--test none)."
@@ -80,7 +87,8 @@ def _agreement(summary: RunSummary) -> str:
     if summary.test_scores is None:
         return ""
     test, crossed = summary.test_scores.accuracy, summary.cross_validation.accuracy
-    gave = f"Cross-validation on the {counted(crossed.n, 'training image')} gave {percent(crossed.value)} ({span(crossed)}): "
+    judged = "The validation images" if summary.history else f"Cross-validation on the {counted(crossed.n, 'training image')}"
+    gave = f"{judged} gave {percent(crossed.value)} ({span(crossed)}): "
     if not unlike(test, crossed):
         return gave + "the two agree within chance."
     gap, side = points(test.value - crossed.value), "lower" if test.value < crossed.value else "higher"

@@ -68,7 +68,7 @@ def fit_head(
         for kind in kinds
     }
     kind = min(results, key=lambda k: _best(results[k]))
-    return _describe(kind, results, int(folds_N.max()) + 1, strategy.balance == "auto")
+    return describe_fit(kind, results, int(folds_N.max()) + 1, strategy.balance == "auto")
 
 
 def _kinds(strategy: Head, columns: Columns) -> tuple[str, ...]:
@@ -88,7 +88,8 @@ def _best(result: PathResult) -> float:
     return min(strength.nll for strength in result.tried)
 
 
-def _describe(kind: str, results: dict[str, PathResult], folds: int, balanced: bool) -> HeadFit:
+def describe_fit(kind: str, results: dict[str, PathResult], folds: int, balanced: bool) -> HeadFit:
+    """The head of the features `kind`, of all that were tried."""
     chosen = results[kind]
     weight_KD, bias_K = chosen.head.unstandardised()
     choice = HeadChoice(

@@ -35,7 +35,8 @@ def head_key(
     strategy: Head,
 ) -> str:
     """What names the solution of one problem."""
-    total = hashlib.sha256(json.dumps([VERSION, table, classes, asdict(strategy), str(targets.dtype)]).encode())
+    chosen = {"features": strategy.features, "balance": strategy.balance, "l2": strategy.l2}
+    total = hashlib.sha256(json.dumps([VERSION, table, classes, chosen, str(targets.dtype)]).encode())
     for part in (b"".join(digests), np.ascontiguousarray(targets).tobytes(), folds_N.tobytes()):
         total.update(hashlib.sha256(part).digest())
     return total.hexdigest()[:32]

@@ -47,7 +47,7 @@ def small_config(**changes: Any) -> Config:
     fields: dict[str, Any] = {
         "multi_label": False,
         "classes": CLASSES,
-        "architecture": ArchitectureRecord(source="builtin", name="efficientnet_lite0"),
+        "architecture": ArchitectureRecord(source="builtin", name="efficientnet_lite0", head_path=None, answer=None),
         "weights_digest": "ab" * 32,
         "features": FeaturesRecord(kind="stages", taps=("blocks_3_add", "global_pool"), width=WIDTH),
         "preprocess": PreprocessRecord(

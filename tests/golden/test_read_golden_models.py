@@ -18,6 +18,8 @@ HERE = Path(__file__).parent
 WRITTEN = {
     "model-v1/config.json": "cd82a1c17a405b274c521770a29a8e3f995458c474c1ee10aaef2d43776b244c",
     "model-v1/model.safetensors": "ed9547ad980daec9656d75ff3096b6f3a05aa592434cef81e5578b6fdd1b74f6",
+    "model-v2/config.json": "26a0ab285dc110e5fe0713d3df931e5eb1176864ebe47384c589db5affd0fa2e",
+    "model-v2/model.safetensors": "ed9547ad980daec9656d75ff3096b6f3a05aa592434cef81e5578b6fdd1b74f6",
 }
 
 
@@ -40,6 +42,7 @@ def test_every_format_version_still_loads(version: int) -> None:
     loaded = load_model(HERE / f"model-v{version}", expected=specs)
     assert loaded.config.classes == ("cat", "dog", "Écureuil", "../<script>")
     assert loaded.config.architecture.name == "efficientnet_lite0"
+    assert loaded.config.architecture.head_path is None
     assert loaded.config.preprocess.crop_share == 0.875
     assert loaded.config.training.l2 == 1e-05
     assert loaded.config.scores.test is not None
