@@ -30,7 +30,7 @@ from regraft.train.metrics_file import write_metrics
 from regraft.train.observed import Observed, observe
 from regraft.train.own_head import baseline_of, own_head_of
 from regraft.train.setting import Model, Setting
-from regraft.train.strategy import apply_strategy
+from regraft.train.strategy import apply_strategy, check_strategy
 from regraft.values import Predictions, RunSummary, Samples, Split
 
 # More of the images than this may not be left out without being asked: the issue is then the data, not a file.
@@ -49,6 +49,7 @@ def fit(recipe: Recipe, out: Path, *, command: str = "", progress: Progress = Si
         # Before the data: a wrong name or device is told at once, not after 70,000 files.
         pick_device(recipe.device)
         backbone = _load(recipe, progress)
+        check_strategy(recipe.strategy, backbone)
     with clock("data"):
         samples, split = _read(recipe, progress)
         own = own_head_of(recipe.strategy, backbone, len(split.classes), seed=recipe.seed)

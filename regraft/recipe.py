@@ -76,7 +76,8 @@ class Training:
     """How a part is trained that cannot be solved: AdamW, its rate rising for a moment and then falling as a cosine.
 
     `rate` is that of new layers; pretrained ones move at a tenth of it. `weight_decay` spares norms and biases. `balance`
-    "auto": rare classes count as much as frequent ones.
+    "auto": rare classes count as much as frequent ones. What `freeze` names stays as it is all the same: stages by name or by
+    number from the end, or the beginnings of parameter names.
     """
 
     epochs: int = 20
@@ -84,6 +85,7 @@ class Training:
     batch: int = 32
     weight_decay: float = 0.05
     balance: Balance = "none"
+    freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         one_of("--balance", self.balance, ("auto", "none"))
@@ -91,6 +93,10 @@ class Training:
         _check_number("rate", self.rate, 1e-12, "0.001", whole=False)
         _check_number("batch", self.batch, 2, "32")
         _check_number("weight_decay", self.weight_decay, 0, "0.05", whole=False)
+        if not isinstance(self.freeze, tuple) or not all(isinstance(rule, str) for rule in self.freeze):
+            raise UsageError(
+                expected="freeze to be a tuple of texts", got=repr(self.freeze), fix='for example ("layer1", "bn1")'
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

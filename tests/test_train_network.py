@@ -275,6 +275,20 @@ def test_without_test_images_the_validation_images_are_all_there_is(photos: Path
     assert set(read_predictions(tmp_path / "run" / "predictions.parquet")) == {"validation"}
 
 
+@pytest.mark.parametrize("rule", ["layer4", "1", "layer4."])
+def test_what_is_frozen_by_rule_keeps_its_bits(rule: str) -> None:
+    backbone = load_backbone(RESNET, weights="none", size=64)
+    before = {name: value.clone() for name, value in state(backbone.module).items()}
+    after = state(learned(backbone, Partial(stages=2, epochs=3, freeze=(rule,))).backbone.module)
+    assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"layer3"}
+
+
+def test_a_rule_that_matches_nothing_is_told_before_any_work(photos: Path, tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(regraft.UsageError, match="layer9"):
+        regraft.fit(photos, out=tmp_path / "run", strategy=regraft.Full(freeze=("layer9",)), size=32)
+    assert not (cache / "features").exists()
+
+
 def test_more_stages_than_there_are_is_told(photos: Path, tmp_path: Path, cache: Path) -> None:
     with pytest.raises(UsageError, match="partial:N with N from 1 to"):
         fit(photos, tmp_path / "run", Partial(stages=40, epochs=1))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from regraft.backbone.boundary import boundaries_of, boundary_for
 from regraft.backbone.model import Backbone
 from regraft.errors import UsageError
 
@@ -87,8 +88,6 @@ def is_norm(layer: nn.Module) -> bool:
 
 
 def _first_stage(backbone: Backbone, strategy: str) -> int:
-    from regraft.backbone.boundary import boundaries_of, boundary_for
-
     # The boundary before the stages that train; it raises for a number that there is not.
     return boundaries_of(backbone).index(boundary_for(backbone, strategy))
 

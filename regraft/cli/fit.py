@@ -72,6 +72,15 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--freeze",
+            metavar="RULE",
+            help="What stays as it is all the same: a stage's name or number, or the start of parameter names; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     features: Annotated[
         Features,
         typer.Option(
@@ -158,7 +167,9 @@ def fit(
         ),
         backbone=backbone,
         weights=weights,
-        strategy=strategy_of(strategy, features=features, balance=balance, head=own_head, epochs=epochs),
+        strategy=strategy_of(
+            strategy, features=features, balance=balance, head=own_head, epochs=epochs, freeze=tuple(freeze or ())
+        ),
         size=size,
         seed=seed,
         device=device,

@@ -97,7 +97,7 @@ def _solved_without(setting: Setting, lessons: Lessons, *, balanced: bool) -> He
 def learner_of(network: Copy, boundary: Boundary, strategy: Partial | Full | Scratch, device: str) -> Learner:
     """What the strategy trains of a network, ready to learn; what it does not train is frozen."""
     own, suffix = network.backbone, network.suffix
-    plan = plan_training(own, strategy.name)
+    plan = plan_training(own, strategy.name, freeze=strategy.freeze)
     apply_plan(own.module, plan)
     for layer in network.heads:
         layer.requires_grad_(True)

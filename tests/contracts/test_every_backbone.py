@@ -111,9 +111,9 @@ HEADER = (
 )
 HEAD = """# Networks that were checked
 
-Written by `REGRAFT_WRITE_BACKBONES=1 pytest -n 0 tests/contracts/test_every_backbone.py`, and compared with what is seen by every
-`make test`. Each network has random weights here and is given images as small as it can use: the checks are about structure,
-not accuracy. Networks that are not listed work in the same way: nothing is looked up by name.
+Written by `REGRAFT_WRITE_BACKBONES=1 pytest -n 0 tests/contracts/test_every_backbone.py`, and compared with what is seen by
+every `make test`. Each network has random weights here and is given images as small as it can use: the checks are about
+structure, not accuracy. Networks that are not listed work in the same way: nothing is looked up by name.
 
 What the columns mean:
 
