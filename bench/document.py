@@ -93,11 +93,17 @@ def machine_line(machine: dict[str, Any]) -> str:
 
 
 def merge(page: str, sections: dict[str, str]) -> str:
-    """`page` with these figures replaced where they stand, and appended where they are new."""
+    """`page` with these figures replaced where they stand, and new ones after the last of them, or at the end."""
     for name, new in sections.items():
         old = re.compile(f"{re.escape(mark(name))}.*?{re.escape(mark(name, end=True))}", re.DOTALL)
-        # A function, because backslashes in a replacement string would be read as references.
-        page = old.sub(lambda _, new=new: new, page) if old.search(page) else f"{page.rstrip()}\n\n{new}\n"
+        last = [match.end() for match in re.finditer(re.escape("<!-- end: ") + r"\S+ -->", page)]
+        if old.search(page):
+            # A function, because backslashes in a replacement string would be read as references.
+            page = old.sub(lambda _, new=new: new, page)
+        elif last:
+            page = f"{page[: last[-1]]}\n\n{new}{page[last[-1] :]}"
+        else:
+            page = f"{page.rstrip()}\n\n{new}\n"
     return page
 
 

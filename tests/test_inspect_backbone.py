@@ -364,3 +364,19 @@ def test_command_explains_errors(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "partial:N with N from 1 to" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("spec", "size", "tried"),
+    [("torchvision:resnet18", 64, {32: True, 96: True}), ("timm:vit_tiny_patch16_224", None, {96: False, 256: False})],
+)
+def test_other_sizes_are_tried(spec: str, size: int | None, tried: dict[int, bool]) -> None:
+    assert dict(inspect(spec, weights="none", size=size).other_sizes) == tried
+
+
+def test_strides_follow_from_the_maps() -> None:
+    structure = inspect("torchvision:resnet18", weights="none", size=64)
+    assert [part.stride(64) for part in structure.stages if part.number] == [2, 4, 8, 16, 32]
+    swin = inspect("torchvision:swin_t", weights="none", size=64)
+    assert swin.stages[0].stride(64) == 4
+    assert {part.stride(224) for part in inspect("timm:vit_tiny_patch16_224", weights="none").stages} == {None}

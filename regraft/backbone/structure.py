@@ -15,13 +15,14 @@ from regraft.backbone.catalogue import published
 from regraft.backbone.freeze import Plan, plan_training
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone, HeadLocation
-from regraft.backbone.weights import NONE
+from regraft.backbone.weights import NONE, forget
 from regraft.data.preprocess import Preprocess
 from regraft.errors import UsageError
 from regraft.recipe import Own, check_size
 
 Kind = Literal["stage", "between", "head", "auxiliary", "unused", "other"]
 _OWNERS_SHOWN = 3
+_STEP = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +46,11 @@ class Part:
     def frozen(self) -> int:
         return self.parameters - self.trainable
 
+    def stride(self, side: int) -> int | None:
+        """Pixels of an image of `side` pixels from one place of the map to the next; None for what is no map."""
+        places = {"map": self.shape[-1:], "map-channels-last": self.shape[:1]}.get(self.layout)
+        return round(side / places[0]) if places else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Structure:
@@ -52,6 +58,7 @@ class Structure:
 
     `classes` is how many the new head has that was counted; None where it was the network's own. `flops` are
     floating-point operations for one image of `preprocess`'s size: a multiply-add is two. `bytes` are those of the weights.
+    `other_sizes`: sides in pixels that were tried beside its own, and whether it took such an image.
     """
 
     source: str
@@ -63,6 +70,7 @@ class Structure:
     preprocess: Preprocess
     bytes: int
     flops: int
+    other_sizes: tuple[tuple[int, bool], ...]
     notes: tuple[str, ...]
 
     @property
@@ -100,6 +108,7 @@ def structure_of(
         preprocess=backbone.preprocess,
         bytes=_bytes_of(module),
         flops=flops_of(module, backbone.preprocess),
+        other_sizes=other_sizes(module, backbone.preprocess),
         notes=backbone.notes,
     )
 
@@ -176,6 +185,25 @@ def flops_of(module: nn.Module, preprocess: Preprocess) -> int:
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return int(counter.get_total_flops())
+
+
+def other_sizes(module: nn.Module, preprocess: Preprocess) -> tuple[tuple[int, bool], ...]:
+    """Whether the network takes images of half its side, and of a little more, by trying."""
+    side = min(preprocess.height, preprocess.width)
+    # Multiples of what networks divide an image by; a size that is none would be refused for that alone.
+    tried = sorted({max(_STEP, side // 2 // _STEP * _STEP), (side // _STEP + 1) * _STEP} - {side})
+    return tuple((one, _takes(module, preprocess.channels, one)) for one in tried)
+
+
+def _takes(module: nn.Module, channels: int, side: int) -> bool:
+    try:
+        with torch.inference_mode():
+            module(torch.zeros(1, channels, side, side))
+    except Exception:  # of anybody's code: anything
+        return False
+    finally:
+        forget(module)
+    return True
 
 
 def inspect(

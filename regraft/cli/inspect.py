@@ -90,13 +90,21 @@ def fields_of(structure: "Structure") -> dict[str, Any]:
             for head in structure.heads
         ],
         "stages": [
-            {**_counts(part), "shape": part.shape, "layout": part.layout, "number": part.number} for part in structure.stages
+            {
+                **_counts(part),
+                "shape": part.shape,
+                "layout": part.layout,
+                "stride": part.stride(structure.preprocess.width),
+                "number": part.number,
+            }
+            for part in structure.stages
         ],
         "others": [{**_counts(part), "kind": part.kind} for part in structure.parts if part.kind != "stage"],
         "parameters": {"total": structure.parameters, "trainable": structure.trainable},
         "preprocess": asdict(structure.preprocess),
         "megabytes": structure.bytes / 1e6,
         "gflops": structure.flops / 1e9,
+        "other_sizes": [{"pixels": side, "takes": takes} for side, takes in structure.other_sizes],
         "notes": structure.notes,
     }
 
@@ -153,6 +161,7 @@ def _pairs(structure: "Structure") -> list[tuple[str, str]]:
         *(("head" if head.role == "main" else "auxiliary head", head_text(head)) for head in structure.heads),
         ("image", preprocess_text(structure.preprocess)),
         ("pixels", normalisation_text(structure.preprocess)),
+        ("other sizes", sizes_text(structure)),
         ("strategy", f"{structure.strategy}, with {counted}"),
         ("parameters", f"{total:,}, of which {trains:,} train ({share_text(trains, total)})"),
         ("size", f"{size_text(structure.bytes)} of weights"),
@@ -172,6 +181,15 @@ def head_text(head: "HeadLocation") -> str:
     kind = {"linear": "linear", "conv1x1": "1x1 convolution"}.get(head.kind, head.kind)
     shared = f", one of {round(1 / head.share)} that are averaged" if head.share < 1 else ""
     return f"{head.path} ({kind}, {head.in_features:,} to {head.out_features:,}{shared}), found by {head.found_by}"
+
+
+def sizes_text(structure: "Structure") -> str:
+    """'taken: 96 and 256 pixels were tried', 'refused: ...', '96 taken, 256 refused'."""
+    tried = " and ".join(str(side) for side, _ in structure.other_sizes)
+    answers = {takes for _, takes in structure.other_sizes}
+    if len(answers) == 1:
+        return f"{'taken' if answers == {True} else 'refused'}: {tried} pixels were tried"
+    return ", ".join(f"{side} pixels {'taken' if takes else 'refused'}" for side, takes in structure.other_sizes)
 
 
 def preprocess_text(pre: "Preprocess") -> str:
