@@ -30,9 +30,11 @@ One line on standard output; nothing at all when the command fails. Undefined fi
   `probability`}], best first
 - `inspect`: `source`, `weights`, `strategy`, `classes` (null: its own head), `head` [{`path`, `kind`, `in_features`,
   `out_features`, `found_by`, `role` ("main" or "auxiliary")}], `stages` [{`name`, `parameters`, `trainable`, `shape` (without
-  N), `layout`, `stride` (of maps), `number` (from the end; null for one of pooling, normalisation or activation alone)}], `others` [{`name`,
+  N), `layout`, `stride` (of maps), `number` (from the end; null for one of pooling, normalisation or activation alone)}],
+  `others` [{`name`,
   `parameters`, `trainable`, `kind`}] (heads and all that is in no stage), `parameters` {`total`, `trainable`}, `preprocess`,
-  `megabytes`, `gflops` (for one image; a multiply-add is two), `other_sizes` [{`pixels`, `takes`}], `notes`. Parameters are counts; those of `stages` and `others`
+  `megabytes`, `gflops` (for one image; a multiply-add is two), `other_sizes` [{`pixels`, `takes`}], `notes`. Parameters are
+  counts; those of `stages` and `others`
   add up to the total
 - `backbones`: `backbones` [{`name`, `library`, `weights` (null: none are published), `default`, `on_disk`, `imagenet_top1`
   (per cent), `parameters`, `bytes`}], null where the library does not say; `known` (how many there are without a pattern)
