@@ -277,7 +277,8 @@ def _specs(backbone: Backbone, config: Config, own: OwnHead | None) -> dict[str,
     if own is not None:
         state = own.module.state_dict()
         return specs | {_HEAD + name: TensorSpec(tuple(value.shape), _dtype(value)) for name, value in state.items()}
-    unknown = [tap for tap in config.features.taps if tap not in {stage.name for stage in backbone.stages}]
+    pooled = {stage.name for stage in backbone.stages if stage.layout != FLAT}
+    unknown = [tap for tap in config.features.taps if tap not in pooled]
     width = Features(backbone, config.features.taps).columns.width if not unknown else -1
     if width != config.features.width:
         raise SavedModelRefused(

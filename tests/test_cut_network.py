@@ -195,3 +195,16 @@ def test_stages_do_not_depend_on_the_size_of_the_images(spec: str) -> None:
     assert [(stage.name, stage.number, stage.parameters) for stage in small if stage.number] == [
         (stage.name, stage.number, stage.parameters) for stage in large if stage.number
     ]
+
+
+def test_a_rule_means_a_name_before_a_number() -> None:
+    block = lambda width: nn.Sequential(nn.Conv2d(width, 8, 3, 2, 1), nn.ReLU())  # noqa: E731
+    module = nn.Sequential(block(3), block(8), block(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    backbone = load_backbone(Own(module=module, input_shape=(3, 32, 32)))
+    assert [(stage.name, stage.number) for stage in backbone.stages] == [("0", 3), ("1", 2), ("2", 1)]
+    assert plan_training(backbone, "full", freeze=["1"]).frozen == ("1.0.weight", "1.0.bias")
+
+
+def test_a_number_beyond_reason_is_no_traceback() -> None:
+    with pytest.raises(UsageError):
+        boundary_for(resnet(), "partial:" + "9" * 5000)

@@ -200,3 +200,40 @@ def test_a_recorded_branch_is_not_trusted() -> None:
             return super().forward(images) * self.calls
 
     assert described(Counting()).graph is None
+
+
+def test_what_else_a_network_returns_in_train_mode_is_no_head() -> None:
+    """A reconstruction, or an embedding of another width, makes no logits."""
+
+    class Decoding(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder, self.embedding = nn.ConvTranspose2d(8, 3, 3), nn.Linear(8, 7)
+
+        def forward(self, images: Tensor) -> Any:
+            pooled = self.pooled(images)
+            if not self.training:
+                return self.last(pooled)
+            return self.last(pooled), self.decoder(self.stem(images)), self.embedding(pooled)
+
+    assert [head.path for head in described(Decoding()).heads] == ["last"]
+
+
+def test_a_network_that_has_no_answer_to_an_empty_image_is_traced_all_the_same() -> None:
+    class Standardising(Net):
+        def forward(self, images: Tensor) -> Any:
+            return super().forward((images - images.mean((1, 2, 3), keepdim=True)) / images.std((1, 2, 3), keepdim=True))
+
+    assert described(Standardising()).graph is not None
+
+
+def test_a_map_with_as_many_channels_as_rows_is_not_guessed_at() -> None:
+    module = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES)
+    )
+    pre = Preprocess(height=64, width=128, mean=(0.5,) * 3, std=(0.5,) * 3)
+    source = Source(
+        module=module, architecture=Architecture(source="python", name="Net"), preprocess=pre, categories=None, weights="none"
+    )
+    with pytest.raises(BackboneNotFound, match="told from their rows"):
+        describe(source)

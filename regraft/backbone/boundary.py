@@ -65,7 +65,7 @@ def boundary_for(backbone: Backbone, what: str) -> Boundary:
 def _before_stage(backbone: Backbone, places: tuple[Boundary, ...], what: str) -> Boundary:
     number = what.removeprefix("partial:")
     stages = len([stage for stage in backbone.stages if stage.number is not None])
-    if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= stages:
+    if not (number.isascii() and number.isdigit() and len(number) < 5) or not 1 <= int(number) <= stages:
         raise UsageError(
             expected=f"partial:N with N from 1 to {stages}, the number of stages of {backbone.name}",
             got=repr(what),

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from regraft.backbone.graph import Traced, Untraceable, trace
+from regraft.backbone.graph import MAP_LAST, Traced, Untraceable, trace
 from regraft.backbone.head import find_head_untraced, find_heads
-from regraft.backbone.model import Backbone
+from regraft.backbone.model import Backbone, Stage
 from regraft.backbone.sources import Source
 from regraft.backbone.stages import find_stages
 from regraft.backbone.weights import digest, forget
+from regraft.data.preprocess import Preprocess
+from regraft.errors import BackboneNotFound
 
 
 def describe(source: Source, *, head_path: str | None = None) -> Backbone:
@@ -30,6 +32,7 @@ def describe(source: Source, *, head_path: str | None = None) -> Backbone:
         heads = find_heads(module, traced, image, name, head_path)
     stages = find_stages(module, traced, heads) if isinstance(traced, Traced) else ()
     forget(module)
+    _check_layouts(stages, pre, name)
     return Backbone(
         module=module,
         graph=traced.graph if isinstance(traced, Traced) else None,
@@ -42,6 +45,17 @@ def describe(source: Source, *, head_path: str | None = None) -> Backbone:
         categories=source.categories,
         notes=notes,
     )
+
+
+def _check_layouts(stages: tuple[Stage, ...], pre: Preprocess, name: str) -> None:
+    """Raise BackboneNotFound where a map's channels cannot be told from its rows: as many of one as of the other, H not W."""
+    doubtful = [stage for stage in stages if stage.layout == MAP_LAST and pre.height != pre.width]
+    if doubtful:
+        raise BackboneNotFound(
+            expected=f"maps of {name} whose channels can be told from their rows",
+            got=f"{doubtful[0].shape} of {doubtful[0].name} for images of {pre.height}x{pre.width} pixels",
+            fix="give a square input_shape, or another height",
+        )
 
 
 def _traced(module: nn.Module, image: Tensor, name: str) -> Traced | Untraceable:

@@ -105,8 +105,10 @@ def _unused(backbone: Backbone, names: Sequence[str]) -> set[str]:
 
 
 def _matched(backbone: Backbone, rule: str, names: Sequence[str]) -> set[str]:
-    by_stage = [stage.parameters for stage in backbone.stages if rule in (stage.name, str(stage.number or ""))]
-    matched = {name for part in by_stage for name in part} or {name for name in names if name.startswith(rule)}
+    # Names before numbers: the stages of a plain Sequential are called "0", "1", "2".
+    stages_meant = [stage for stage in backbone.stages if stage.name == rule]
+    stages_meant = stages_meant or [stage for stage in backbone.stages if rule == str(stage.number or "")]
+    matched = {name for stage in stages_meant for name in stage.parameters} or {name for name in names if name.startswith(rule)}
     if not rule or not matched:
         stages = ", ".join(stage.name for stage in backbone.stages) or "none"
         raise UsageError(

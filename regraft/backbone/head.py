@@ -5,6 +5,7 @@ Never by a table of names: those break on a third of torchvision's models.
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -216,7 +217,13 @@ def _auxiliary(module: nn.Module, graph: fx.Graph, main: Sequence[HeadLocation])
         module.eval()
     known = {head.path for head in main}
     found = {str(node.target): layers.of(node) for node in layers.last_weighted(output_of(layers.graph))}
-    return tuple(located(layer, path, BY_TRAINING, 1.0, role="auxiliary") for path, layer in found.items() if path not in known)
+    others = []
+    for path, layer in found.items():
+        # What else a network returns in train mode (a reconstruction, say) makes no logits and is left alone.
+        with suppress(HeadNotFound):
+            others.append(located(layer, path, BY_TRAINING, 1.0, role="auxiliary"))
+    classes = main[0].out_features
+    return tuple(other for other in others if other.path not in known and other.out_features == classes)
 
 
 def find_head_untraced(module: nn.Module, image: Tensor, source: str, head_path: str | None = None) -> tuple[HeadLocation, ...]:

@@ -41,7 +41,7 @@ def _check_use(strategy: str, option: str, *, given: bool, other: str) -> None:
 
 
 def _stages(number: str) -> int:
-    if not (number.isascii() and number.isdigit()):
+    if not (number.isascii() and number.isdigit() and len(number) < 5):
         raise UsageError(
             expected="partial:N with a whole number N", got=repr(f"partial:{number}"), fix="partial:1 trains the last stage"
         )
