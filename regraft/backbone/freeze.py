@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from regraft.backbone.boundary import boundaries_of, boundary_for
+from regraft.backbone.graph import used_parameters
 from regraft.backbone.model import Backbone
 from regraft.errors import UsageError
 
@@ -96,12 +97,8 @@ def _unused(backbone: Backbone, names: Sequence[str]) -> set[str]:
     """Parameters that the forward pass in eval mode does not use, those of auxiliary heads apart."""
     if backbone.graph is None:
         return set()
-    used = {str(node.target) for node in backbone.graph.nodes if node.op in ("call_module", "get_attr")}
-    return {
-        name
-        for name in names
-        if not _of_heads(backbone, name) and not any(name == path or name.startswith(f"{path}.") for path in used)
-    }
+    used = set(used_parameters(backbone.graph, names))
+    return {name for name in names if name not in used and not _of_heads(backbone, name)}
 
 
 def _matched(backbone: Backbone, rule: str, names: Sequence[str]) -> set[str]:

@@ -4,7 +4,7 @@ Torch.fx records the forward pass as a list of nodes. After some of them a singl
 on that tensor alone, so that a prefix and a suffix can be split there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -196,6 +196,12 @@ def suffix_part(module: nn.Module, graph: fx.Graph, nodes: Sequence[str], image:
             value_of(node)
     copy.output(fx.map_arg(output_of(graph).args[0], cast(Any, value_of)))
     return as_module(module, copy)
+
+
+def used_parameters(graph: fx.Graph, names: Iterable[str]) -> list[str]:
+    """Those of the parameters that the recorded forward pass uses."""
+    targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    return [name for name in names if any(name == target or name.startswith(f"{target}.") for target in targets)]
 
 
 def output_of(graph: fx.Graph) -> fx.Node:

@@ -20,6 +20,7 @@ from regraft.backbone.graph import (
     record_graph,
     run_once,
     suffix_part,
+    used_parameters,
 )
 from regraft.backbone.model import HeadLocation, Role
 from regraft.errors import BackboneNotFound, HeadNotFound, UsageError, first_line
@@ -205,8 +206,8 @@ def located(
 
 def _auxiliary(module: nn.Module, graph: fx.Graph, main: Sequence[HeadLocation]) -> tuple[HeadLocation, ...]:
     """Heads that take part in training only: what the network returns in train mode beside its logits."""
-    used = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
-    if all(any(name == path or name.startswith(f"{path}.") for path in used) for name, _ in module.named_parameters()):
+    names = [name for name, _ in module.named_parameters()]
+    if len(used_parameters(graph, names)) == len(names):
         return ()
     try:
         module.train()

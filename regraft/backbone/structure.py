@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from regraft.backbone.attach import fresh_heads
 from regraft.backbone.catalogue import published
 from regraft.backbone.freeze import Plan, plan_training
+from regraft.backbone.graph import used_parameters
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone, HeadLocation
 from regraft.backbone.weights import NONE, forget
@@ -131,7 +132,8 @@ def _parts(backbone: Backbone, module: nn.Module, plan: Plan) -> tuple[Part, ...
         replace(take(stage.parameters, stage.name, "stage"), shape=stage.shape, layout=stage.layout, number=stage.number)
         for stage in backbone.stages
     ]
-    used = _used(backbone.graph, rest)
+    # All of them where the forward pass could not be traced.
+    used = list(rest) if backbone.graph is None else used_parameters(backbone.graph, rest)
     if used:
         parts.append(take(used, _summary(used), "between" if backbone.stages else "other"))
     parts += heads
@@ -148,14 +150,6 @@ def _parts(backbone: Backbone, module: nn.Module, plan: Plan) -> tuple[Part, ...
 def _below(names: Iterable[str], path: str) -> list[str]:
     """The parameters of the module at `path`; none for the whole network."""
     return [name for name in names if path and name.startswith(f"{path}.")]
-
-
-def _used(graph: fx.Graph | None, names: Iterable[str]) -> list[str]:
-    """Those of the parameters that the forward pass uses; all of them where it could not be traced."""
-    if graph is None:
-        return list(names)
-    targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
-    return [name for name in names if any(name == target or name.startswith(f"{target}.") for target in targets)]
 
 
 def _summary(names: Iterable[str]) -> str:

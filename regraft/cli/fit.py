@@ -9,6 +9,8 @@ import typer
 from regraft.cli.options import (
     CacheOption,
     DeviceOption,
+    GroupColumn,
+    GroupPattern,
     HeadPath,
     JsonOption,
     LabelColumn,
@@ -121,20 +123,8 @@ def fit(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed holds out other images.")] = 0,
     device: DeviceOption = "auto",
     cache: CacheOption = None,
-    group: Annotated[
-        str | None,
-        typer.Option(
-            "--group", metavar="COLUMN", help="Column of a table; its groups (patients, videos) are never split apart."
-        ),
-    ] = None,
-    group_pattern: Annotated[
-        str | None,
-        typer.Option(
-            "--group-pattern",
-            metavar="REGEX",
-            help="Regular expression whose first parenthesis in an image's path is its group.",
-        ),
-    ] = None,
+    group: GroupColumn = None,
+    group_pattern: GroupPattern = None,
     path_column: PathColumn = "path",
     label_column: LabelColumn = "label",
     split_column: SplitColumn = "split",

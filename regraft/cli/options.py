@@ -60,6 +60,16 @@ HeadAgain = Annotated[
     str | None,
     typer.Option("--head", metavar="SPEC", help="The head of your own that a run was fitted with.", show_default=False),
 ]
+GroupColumn = Annotated[
+    str | None,
+    typer.Option("--group", metavar="COLUMN", help="Column of a table; its groups (patients, videos) are never split apart."),
+]
+GroupPattern = Annotated[
+    str | None,
+    typer.Option(
+        "--group-pattern", metavar="REGEX", help="Regular expression whose first parenthesis in an image's path is its group."
+    ),
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Go on without the unreadable images, even if they are more than a tenth.")
 ]

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regraft.cli.options import CacheOption, DeviceOption, JsonOption, LabelColumn, PathColumn, SkipBad, SplitColumn, Trust
+from regraft.cli.options import (
+    CacheOption,
+    DeviceOption,
+    GroupColumn,
+    GroupPattern,
+    JsonOption,
+    LabelColumn,
+    PathColumn,
+    SkipBad,
+    SplitColumn,
+    Trust,
+)
 from regraft.cli.start import importing
 
 if TYPE_CHECKING:
@@ -36,20 +47,8 @@ def rank(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed takes other images.")] = 0,
     device: DeviceOption = "auto",
     cache: CacheOption = None,
-    group: Annotated[
-        str | None,
-        typer.Option(
-            "--group", metavar="COLUMN", help="Column of a table; its groups (patients, videos) are never split apart."
-        ),
-    ] = None,
-    group_pattern: Annotated[
-        str | None,
-        typer.Option(
-            "--group-pattern",
-            metavar="REGEX",
-            help="Regular expression whose first parenthesis in an image's path is its group.",
-        ),
-    ] = None,
+    group: GroupColumn = None,
+    group_pattern: GroupPattern = None,
     path_column: PathColumn = "path",
     label_column: LabelColumn = "label",
     split_column: SplitColumn = "split",
