@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     )
     from regraft.fitted import Fitted, pretrained
     from regraft.ranking import rank
-    from regraft.recipe import Data, Full, Head, Own, Partial, Recipe, Scratch
+    from regraft.recipe import Data, Own, Recipe
     from regraft.saved import load
+    from regraft.strategies import Auto, Full, Gradual, Head, Norm, Partial, Scratch, Training
     from regraft.values import Evaluation, Interval, Prediction, Predictions, Ranking, RunSummary, Scores
 
     __version__: str
 
 __all__ = [
+    "Auto",
     "BackboneNotFound",
     "Data",
     "DataUnusable",
@@ -40,8 +42,10 @@ __all__ = [
     "Evaluation",
     "Fitted",
     "Full",
+    "Gradual",
     "Head",
     "Interval",
+    "Norm",
     "NotConverged",
     "OutOfSpace",
     "OutputExists",
@@ -56,6 +60,7 @@ __all__ = [
     "SavedModelRefused",
     "Scores",
     "Scratch",
+    "Training",
     "UsageError",
     "__version__",
     "fit",
@@ -81,8 +86,9 @@ _HOMES = {
     ),
     "regraft.fitted": ("Fitted", "pretrained"),
     "regraft.ranking": ("rank",),
-    "regraft.recipe": ("Data", "Full", "Head", "Own", "Partial", "Recipe", "Scratch"),
+    "regraft.recipe": ("Data", "Own", "Recipe"),
     "regraft.saved": ("load",),
+    "regraft.strategies": ("Auto", "Full", "Gradual", "Head", "Norm", "Partial", "Scratch", "Training"),
     "regraft.values": ("Evaluation", "Interval", "Prediction", "Predictions", "Ranking", "RunSummary", "Scores"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

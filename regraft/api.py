@@ -11,7 +11,10 @@ from regraft.fitted import Fitted
 from regraft.pipeline import fit as run_pipeline
 from regraft.place import place_run, reserved
 from regraft.progress import Progress, Silent
-from regraft.recipe import DEFAULT_BACKBONE, Data, Device, Full, Head, Own, Partial, Recipe, Scratch, Strategy
+from regraft.recipe import DEFAULT_BACKBONE, Data, Device, Own, Recipe
+from regraft.saved import load
+from regraft.strategies import Auto, Full, Gradual, Head, Norm, Partial, Scratch, Strategy
+from regraft.train.checkpoints import Resume
 
 # Frozen, so one default serves all calls.
 _HEAD = Head()
@@ -21,9 +24,17 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "size": ((int, NoneType), "a whole number of pixels or None"),
     "channels": ((int, NoneType), "1, 3, 4 or None"),
     "seed": ((int,), "a whole number"),
-    "strategy": ((Head, Partial, Full, Scratch), "a regraft.Head, Partial, Full or Scratch"),
+    "strategy": (
+        (Head, Partial, Full, Norm, Gradual, Scratch, Auto),
+        "a regraft.Head, Partial, Full, Norm, Gradual, Scratch or Auto",
+    ),
     "backbone": ((str, Own, nn.Module), "a name, a torch.nn.Module or a regraft.Own"),
     "trust": ((bool,), "True or False"),
+    "tta": ((bool,), "True or False"),
+    "resume": ((bool,), "True or False"),
+    "tensorboard": ((bool,), "True or False"),
+    "cache_limit": ((int,), "a whole number of bytes"),
+    "start_from": ((str, Path, NoneType), "the folder of a run or None"),
     "head_path": ((str, NoneType), "a dotted path or None"),
     "out": ((str, Path, NoneType), "a path or None"),
     "cache": ((str, Path, NoneType), "a path or None"),
@@ -45,6 +56,11 @@ def fit(
     trust: bool = False,
     head_path: str | None = None,
     channels: int | None = None,
+    start_from: str | Path | None = None,
+    tta: bool = False,
+    cache_limit: int = 20 * 10**9,
+    tensorboard: bool = False,
+    resume: bool = False,
     overwrite: bool = False,
     progress: Progress = Silent(),
 ) -> Fitted:
@@ -54,13 +70,16 @@ def fit(
     (what `data` says: by default its own test part, else 20 % held out), "none" or another folder or table. `out` is
     runs/NAME by default, runs/NAME-2 and so on where there are runs already; `overwrite` replaces an earlier run instead.
     `size` is the input side in pixels. `backbone` is a name, or a network of your own: a module, taken to expect what
-    ImageNet's networks do, or an `Own` that says what it expects. See `Recipe` for the rest.
+    ImageNet's networks do, or an `Own` that says what it expects. `start_from` is a run whose network this fit starts with:
+    what was trained there goes on being trained, deeper or longer. `resume` goes on with a training that was interrupted in
+    `out`. See `Recipe` for the rest.
 
     Raises a child of RegraftError: DataUnusable, UsageError (with BackboneNotFound and OutputExists), OutOfSpace, NotConverged
     (with Diverged).
     """
     _check_types(data=data, test=test, size=size, seed=seed, strategy=strategy, backbone=backbone, out=out, cache=cache)
-    _check_types(trust=trust, head_path=head_path, channels=channels)
+    _check_types(trust=trust, head_path=head_path, channels=channels, start_from=start_from, tta=tta, resume=resume)
+    _check_types(tensorboard=tensorboard, cache_limit=cache_limit)
     chosen = replace(data, path=Path(data.path)) if isinstance(data, Data) else Data(path=Path(data))
     if test != "auto":
         chosen = replace(chosen, test=test)
@@ -77,12 +96,19 @@ def fit(
         trust=trust,
         head_path=head_path,
         channels=channels,
+        go_on_from=None if start_from is None else Path(start_from),
+        tta=tta,
+        cache_limit=cache_limit,
+        tensorboard=tensorboard,
     )
-    place = place_run(chosen.path, None if out is None else Path(out), overwrite=overwrite)
+    place = place_run(chosen.path, None if out is None else Path(out), overwrite=overwrite, resume=resume)
+    if place.finished:
+        progress.note(f"{place.folder} is finished already: nothing to go on with")
+        return load(place.folder)
     if place.note:
         progress.note(place.note)
     with reserved(place.folder):
-        return run_pipeline(recipe, place.folder, progress=progress)
+        return run_pipeline(recipe, place.folder, resume=Resume() if resume else None, progress=progress)
 
 
 def _check_types(**given: object) -> None:

@@ -100,6 +100,20 @@ class Diverged(NotConverged):
     """Training ran off: a loss or a gradient that is no number any more."""
 
 
+class NotExact(RegraftError):
+    """A run that would go on otherwise than one that was never stopped, where that was asked for."""
+
+    exit_code = 8
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training was told to stop by the signal `number`, and has kept its state. No Exception, as Ctrl-C is none."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"signal {number}")
+
+
 def first_line(error: object, limit: int = 160) -> str:
     """The first line of what an exception (or anything else) says, cut short; its type's name where it says nothing."""
     lines = (line.strip() for line in str(error).splitlines())

@@ -1,14 +1,15 @@
 """A model that can be asked: a fitted run, or a pretrained network as it is."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from regraft.backbone.attach import HeadWeights, attach_head
+from regraft.backbone.attach import BothSides, HeadWeights, attach_head
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone
 from regraft.cache.answer import logits_of
@@ -19,7 +20,7 @@ from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device
 from regraft.task.classify import predictions_of, top_classes
 from regraft.train.own_head import OwnHead, attach_own
-from regraft.values import Evaluation, Prediction, Rejected, RunSummary
+from regraft.values import Evaluation, Prediction, Rejected, RunSummary, Sample
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
 class Fitted:
     """A network with the names of its classes. `head` is linear, one of the user's own, or None: a pretrained network as it is.
 
-    `folder` is the run it was saved to or loaded from. `summary` tells of the fit, where it happened in this process.
+    `mirrored`: answers are the mean of those for the image and its mirror image. `folder` is the run it was saved to or loaded
+    from. `summary` tells of the fit, where it happened in this process.
     """
 
     backbone: Backbone
     head: HeadWeights | OwnHead | None
     classes: tuple[str, ...]
     multi_label: bool = False
+    mirrored: bool = False
     folder: Path | None = None
     summary: RunSummary | None = None
     notes: tuple[str, ...] = field(default=())
@@ -52,11 +55,29 @@ class Fitted:
         """A module in eval mode from preprocessed images (N, 3, H, W) float32 to logits (N, K), sharing nothing with this one.
 
         A head on the last features alone (`features="last"`) gives the library's plain network with that head in the old
-        one's place: its state dict loads into torchvision's or timm's own model with the same number of classes.
+        one's place: its state dict loads into torchvision's or timm's own model with the same number of classes. With test-time
+        views (`mirrored`) that network stands within one that shows it both sides.
         """
         if isinstance(self.head, OwnHead):
-            return attach_own(self.backbone, self.head)
-        return attach_head(self.backbone, self.head)
+            module = attach_own(self.backbone, self.head)
+        else:
+            module = attach_head(self.backbone, self.head)
+        return BothSides(module).eval() if self.mirrored else module
+
+    def logits(
+        self, samples: Sequence[Sample], *, device: Device = "auto", progress: Progress = Silent()
+    ) -> NDArray[np.float64]:
+        """(N, K) logits of images that are known to be readable. Raises DataUnusable where one is not any more."""
+        items = [(sample.path, sample.name) for sample in samples]
+        answers = list(logits_of(items, self._module, self.backbone.preprocess, device=device, progress=progress))
+        lost = [answer.name for answer in answers if isinstance(answer, Rejected)]
+        if lost:
+            raise DataUnusable(
+                expected="images that stay as they are while they are worked with",
+                got=f"no longer readable: {', '.join(lost[:5])}",
+                fix="run the same command again",
+            )
+        return np.array(answers, np.float64).reshape(len(samples), len(self.classes))
 
     def predict(
         self, paths: Iterable[str | Path], *, top_k: int = 5, device: Device = "auto", progress: Progress = Silent()

@@ -19,56 +19,76 @@ from regraft.evaluate.metrics import score
 from regraft.evaluate.table import write_predictions
 from regraft.fitted import Fitted
 from regraft.progress import Progress, Silent
-from regraft.recipe import Head, Recipe
+from regraft.recipe import DEFAULT_BACKBONE, Recipe
 from regraft.report.html import write_report
-from regraft.saved import fingerprint, to_saved, versions
+from regraft.saved import fingerprint, load, to_saved, versions
+from regraft.strategies import Auto, Head
 from regraft.task.classify import predictions_of, targets_of
 from regraft.train.chance import seeded
+from regraft.train.checkpoints import Identity, Resume, asked_of, forget, keepers_in, machine
+from regraft.train.curves import Curves
 from regraft.train.head_fit import HeadFit, fit_head
 from regraft.train.memory import head_key, recall_head, remember_head
-from regraft.train.metrics_file import write_metrics
 from regraft.train.observed import Observed, observe
 from regraft.train.own_head import baseline_of, own_head_of
+from regraft.train.rule import rule_of_thumb
 from regraft.train.setting import Model, Setting
-from regraft.train.strategy import apply_strategy, check_strategy
+from regraft.train.strategy import apply_strategy, check_strategy, resolved
 from regraft.values import Predictions, RunSummary, Samples, Split
 
 # More of the images than this may not be left out without being asked: the issue is then the data, not a file.
 MOST_REJECTED = 0.1
 
 
-def fit(recipe: Recipe, out: Path, *, command: str = "", progress: Progress = Silent()) -> Fitted:
+def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str = "", progress: Progress = Silent()) -> Fitted:
     """Run the whole job and write the run folder `out`; the result's `summary` says all of it.
 
     `out` gets model.safetensors, config.json, predictions.parquet and report.html, and metrics.jsonl where something was
-    trained. `command` is what the report shows as the way to repeat the run. Raises the errors of each stage; nothing is
-    written to `out` before the model is there.
+    trained. `command` is what the report shows as the way to repeat the run. `resume` goes on where a training in `out` was
+    interrupted. Raises the errors of each stage; nothing but metrics.jsonl and the states of a training is written to `out`
+    before the model is there.
     """
     clock = Clock()
     with clock("backbone"):
         # Before the data: a wrong name or device is told at once, not after 70,000 files.
         pick_device(recipe.device)
         backbone = _load(recipe, progress)
-        check_strategy(recipe.strategy, backbone)
+        strategy = resolved(recipe.strategy)
+        check_strategy(strategy, backbone)
     with clock("data"):
         samples, split = _read(recipe, progress)
-        own = own_head_of(recipe.strategy, backbone, len(split.classes), seed=recipe.seed)
-        baseline = baseline_of(recipe.strategy, backbone, own)
+        own = own_head_of(strategy, backbone, len(split.classes), seed=recipe.seed)
+        baseline = baseline_of(strategy, backbone, own)
     with clock("features"):
         extracted = _extract(recipe, samples, split, backbone, progress)
         observed = observe(split, extracted)
     with clock("head"):
         # Always: it costs little, and whatever costs more starts from it or has to beat it.
         solved = _solve(recipe, baseline, split, observed, extracted, progress)
-    with clock("head" if recipe.strategy == baseline else "training"):
-        setting = _setting(recipe, split, backbone, observed, extracted, solved, progress)
-        model = apply_strategy(setting, recipe.strategy, own)
+    with clock("head" if strategy == baseline else "training"):
+        data = fingerprint_of(observed)
+        told = Curves(out, tensorboard=recipe.tensorboard)
+        setting = _setting(recipe, split, backbone, observed, extracted, solved, told, progress)
+        identity = _identity(recipe, backbone, split, data)
+        setting = replace(setting, keepers=keepers_in(out, identity, resume=resume, progress=progress))
+        with told:
+            model = apply_strategy(setting, strategy, own)
+    fitted = Fitted(
+        backbone=model.backbone,
+        head=model.head,
+        classes=split.classes,
+        multi_label=split.multi_label,
+        mirrored=recipe.tta,
+        folder=out,
+    )
     with clock("scores"):
+        if recipe.tta:
+            model = replace(model, test_MK=fitted.logits(observed.test, device=recipe.device, progress=progress))
         test, cross_validation = _predictions(split, observed, model)
-        summary = _summary(recipe, samples, split, observed, extracted, model, test, cross_validation, command)
-    fitted = Fitted(backbone=model.backbone, head=model.head, classes=split.classes, multi_label=split.multi_label, folder=out)
+        summary = _summary(recipe, samples, split, backbone, observed, extracted, model, test, cross_validation, command)
     with clock("saving"):
-        _save(fitted, summary, observed, recipe.seed, out, test, cross_validation)
+        _save(fitted, summary, data, recipe.seed, out, test, cross_validation)
+        forget(out)
     summary = replace(summary, run=out, seconds=clock.seconds(), report=out / "report.html")
     paths = {sample.name: sample.path for sample in (*observed.train, *observed.test)}
     write_report(
@@ -82,6 +102,8 @@ def fit(recipe: Recipe, out: Path, *, command: str = "", progress: Progress = Si
 
 
 def _load(recipe: Recipe, progress: Progress) -> Backbone:
+    if recipe.go_on_from is not None:
+        return _network_of(recipe, recipe.go_on_from, progress)
     with seeded(recipe.seed):  # random weights follow from the seed
         backbone = load_backbone(
             recipe.backbone,
@@ -95,6 +117,15 @@ def _load(recipe: Recipe, progress: Progress) -> Backbone:
     for note in backbone.notes:
         progress.note(note)
     return backbone
+
+
+def _network_of(recipe: Recipe, run: Path, progress: Progress) -> Backbone:
+    """The network of an earlier run; its head is solved anew."""
+    named = None if recipe.backbone == DEFAULT_BACKBONE else recipe.backbone
+    earlier = load(run, backbone=named, trust=recipe.trust)
+    for note in earlier.notes:
+        progress.note(note)
+    return earlier.backbone
 
 
 def _read(recipe: Recipe, progress: Progress) -> tuple[Samples, Split]:
@@ -149,6 +180,7 @@ def _setting(
     observed: Observed,
     extracted: Extracted,
     solved: HeadFit,
+    told: Curves,
     progress: Progress,
 ) -> Setting:
     return Setting(
@@ -162,7 +194,28 @@ def _setting(
         device=recipe.device,
         seed=recipe.seed,
         progress=progress,
+        cache_limit=recipe.cache_limit,
+        on_epoch=told,
     )
+
+
+def _identity(recipe: Recipe, backbone: Backbone, split: Split, data: str) -> Identity:
+    asked = asked_of(
+        recipe.strategy,
+        backbone=backbone.name,
+        weights=backbone.weights_digest,
+        preprocess=str(backbone.preprocess),
+        seed=recipe.seed,
+        classes=split.classes,
+        split=split.how,
+    )
+    return Identity(asked=asked, images=data, machine=machine(pick_device(recipe.device)))
+
+
+def fingerprint_of(observed: Observed) -> str:
+    """What identifies the images with their names and labels."""
+    images = (*observed.train, *observed.test)
+    return fingerprint(tuple(s.name for s in images), tuple(s.labels for s in images), observed.digests)
 
 
 def _predictions(split: Split, observed: Observed, model: Model) -> tuple[Predictions | None, Predictions]:
@@ -175,6 +228,7 @@ def _summary(
     recipe: Recipe,
     samples: Samples,
     split: Split,
+    backbone: Backbone,
     observed: Observed,
     extracted: Extracted,
     model: Model,
@@ -185,7 +239,7 @@ def _summary(
     return RunSummary(
         run=Path(),
         backbone=model.backbone.name,
-        strategy=recipe.strategy.name,
+        strategy=model.strategy,
         classes=split.classes,
         train=len(observed.train),
         test=len(observed.test),
@@ -204,21 +258,20 @@ def _summary(
         command=command,
         versions=versions(),
         history=model.history,
+        compared=model.compared,
+        rule=rule_of_thumb(backbone, observed, extracted) if isinstance(recipe.strategy, Auto) else None,
     )
 
 
 def _save(
     fitted: Fitted,
     summary: RunSummary,
-    observed: Observed,
+    data: str,
     seed: int,
     out: Path,
     test: Predictions | None,
     cross_validation: Predictions,
 ) -> None:
-    images = (*observed.train, *observed.test)
-    data = fingerprint(tuple(s.name for s in images), tuple(s.labels for s in images), observed.digests)
     save_model(to_saved(fitted, summary, fingerprint=data, seed=seed), out)
     parts = {"test": test} if test else {}
     write_predictions(out / "predictions.parquet", {**parts, summary.judged_by: cross_validation})
-    write_metrics(out / "metrics.jsonl", summary.history)

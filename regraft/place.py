@@ -15,25 +15,38 @@ from regraft.lock import holding
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A folder to write to, and a line to tell where it is not the one that was to be expected."""
+    """A folder to write to, and a line to tell where it is not the one that was to be expected.
+
+    `finished`: there is a run already that was to be gone on with.
+    """
 
     folder: Path
     note: str = ""
+    finished: bool = False
 
 
-def place_run(data: Path, out: Path | None, *, overwrite: bool) -> Place:
+def place_run(data: Path, out: Path | None, *, overwrite: bool, resume: bool = False) -> Place:
     """The folder for a run on `data`; nothing is created or removed here.
 
     Without `out` it is runs/NAME, NAME being the data's; where that is taken, runs/NAME-2 and so on, unless `overwrite`.
-    An `out` that is taken raises OutputExists unless `overwrite`, which replaces runs of regraft and nothing else.
+    An `out` that is taken raises OutputExists unless `overwrite`, which replaces runs of regraft and nothing else. So does a
+    training that was interrupted, which `resume` goes on with: then the folder is taken as it is.
     Raises UsageError for a place inside of the data, where the next fit would take it for a class, NotWritable where nothing
     can be written: said now and not after the work.
     """
     name = (data if data.is_dir() else data.with_suffix("")).resolve().name or "data"
     folder = _checked(data, Path("runs") / name if out is None else out)
     _check_writable(folder)
+    if resume:
+        return Place(folder, finished=(folder / CONFIG_FILE).exists())
     if not is_taken(folder):
         return Place(folder)
+    if is_interrupted(folder) and not overwrite:
+        raise OutputExists(
+            expected=f"{folder} to be new or empty",
+            got=f"{folder}: a training that was interrupted",
+            fix="--resume goes on with it, --overwrite starts anew; or give another --out",
+        )
     if overwrite:
         _refuse_foreign(folder)
         return Place(folder)
@@ -62,10 +75,20 @@ def reserved(folder: Path) -> Iterator[None]:
         yield
 
 
+# Where trainings keep their states, and the names that train.checkpoints and artifact.load have; neither is imported here, for
+# they bring torch with them.
+_STATES, CONFIG_FILE = ".checkpoints", "config.json"
+
+
+def is_interrupted(folder: Path) -> bool:
+    """Whether a training was interrupted here, and no finished run lies in its place."""
+    return not (folder / CONFIG_FILE).exists() and any((folder / _STATES).glob("*/*.json"))
+
+
 def is_taken(folder: Path) -> bool:
-    """Whether anything is there but an empty folder or what an interrupted fit left (hidden files)."""
+    """Whether anything is there but an empty folder or what an interrupted fit left (hidden files but a training's states)."""
     try:
-        return any(not entry.name.startswith(".") for entry in folder.iterdir())
+        return any(not entry.name.startswith(".") or entry.name == _STATES for entry in folder.iterdir())
     except FileNotFoundError:
         return False
     except NotADirectoryError:
@@ -97,9 +120,11 @@ def _check_writable(folder: Path) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    from regraft.artifact.load import CONFIG_FILE, read_object
+    from regraft.artifact.load import read_object
     from regraft.artifact.schema import FORMAT
 
+    if is_interrupted(folder):
+        return
     try:
         ours = folder.is_dir() and read_object(folder / CONFIG_FILE).get("format") == FORMAT
     except SavedModelRefused:

@@ -27,7 +27,8 @@ from regraft.evaluate.metrics import score
 from regraft.evaluate.probability import decisions, known_truth, negative_log_likelihoods, right
 from regraft.pipeline import MOST_REJECTED
 from regraft.progress import Progress, Silent
-from regraft.recipe import Data, Device, Head, Recipe
+from regraft.recipe import Data, Device, Recipe
+from regraft.strategies import Head
 from regraft.task.classify import predictions_of, targets_of
 from regraft.train.folds import INDIFFERENT
 from regraft.train.head_fit import HeadFit, fit_head

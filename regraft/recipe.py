@@ -4,29 +4,18 @@ What was learned from data is never in here; see `values`.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from regraft.errors import UsageError
+from regraft.strategies import Head, Strategy, one_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-Features = Literal["last", "stages", "auto"]
-Balance = Literal["auto", "none"]
-Augment = Literal["none", "flip"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 DEFAULT_BACKBONE = "efficientnet_lite0"
-
-
-def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise UsageError unless `value` is among `allowed`."""
-    if value not in allowed:
-        raise UsageError(
-            expected=f"{name} to be one of {', '.join(allowed)}", got=repr(value), fix=f"choose one of them for {name}"
-        )
 
 
 def check_size(size: int | None) -> None:
@@ -69,150 +58,6 @@ class Data:
                     got=f"{self.group_pattern!r} ({error})",
                     fix="for example '^([^_]+)_' groups by what stands before the first underscore",
                 ) from None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Training:
-    """How a part is trained that cannot be solved: AdamW, its rate rising for a moment and then falling as a cosine.
-
-    `rate` is that of new layers; pretrained ones move at a tenth of it. `weight_decay` spares norms and biases. `balance`
-    "auto": rare classes count as much as frequent ones. What `freeze` names stays as it is all the same: stages by name or by
-    number from the end, or the beginnings of parameter names.
-    """
-
-    epochs: int = 20
-    rate: float = 1e-3
-    batch: int = 32
-    weight_decay: float = 0.05
-    balance: Balance = "none"
-    freeze: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        one_of("--balance", self.balance, ("auto", "none"))
-        _check_number("--epochs", self.epochs, 1, "10")
-        _check_number("rate", self.rate, 1e-12, "0.001", whole=False)
-        _check_number("batch", self.batch, 2, "32")
-        _check_number("weight_decay", self.weight_decay, 0, "0.05", whole=False)
-        if not isinstance(self.freeze, tuple) or not all(isinstance(rule, str) for rule in self.freeze):
-            raise UsageError(
-                expected="freeze to be a tuple of texts", got=repr(self.freeze), fix='for example ("layer1", "bn1")'
-            )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Head:
-    """Feature extraction: everything frozen, a linear head solved at its optimum, or a head of your own trained.
-
-    `features`: "last" (the input of the network's own head), "stages" (also the pooled mean and max of the later stages),
-    or "auto" (whichever cross-validates better). `l2` fixes the regularisation; None chooses it by cross-validation.
-
-    `module` is your own head: an nn.Module, a function (in_features: int, classes: int) that makes one, or as text
-    "module:package.file:name" for such a thing in a file of yours, from the current folder on. It takes pooled features
-    (N, D), or the map (N, C, H, W) of the last stage that has positions (tokens (N, L, C) where it has those), and answers
-    (N, K), or (N, K, h, w), which is averaged. The solved head is then what it has to beat. `epochs` and `rate` are those of
-    its training.
-    """
-
-    features: Features = "auto"
-    balance: Balance = "none"
-    l2: float | None = None
-    module: Callable[..., Any] | str | None = None
-    epochs: int | None = None
-    rate: float | None = None
-
-    def __post_init__(self) -> None:
-        one_of("--features", self.features, ("last", "stages", "auto"))
-        one_of("--balance", self.balance, ("auto", "none"))
-        if self.l2 is not None and not self.l2 > 0:
-            raise UsageError(expected="an l2 above 0", got=str(self.l2), fix="leave it out to have it chosen")
-        if self.module is not None and not isinstance(self.module, str) and not callable(self.module):
-            raise UsageError(
-                expected="the module of a head to be an nn.Module, or a function (in_features, classes) that makes one",
-                got=repr(self.module),
-                fix="for example Head(module=lambda width, classes: nn.Linear(width, classes))",
-            )
-        if self.module is None and (self.epochs is not None or self.rate is not None):
-            raise UsageError(
-                expected="--epochs with something that is trained",
-                got="a linear head, which is solved to its optimum",
-                fix="leave them out, or choose another strategy: partial:1, full, scratch",
-            )
-        self.training()
-
-    @property
-    def name(self) -> str:
-        return "head"
-
-    def training(self) -> Training:
-        """How a head of one's own is trained."""
-        # A head is small and its images are cached: many epochs cost little, and the best of them is kept.
-        return Training(
-            epochs=30 if self.epochs is None else self.epochs,
-            rate=1e-3 if self.rate is None else self.rate,
-            balance=self.balance,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Partial(Training):
-    """The last `stages` stages are trained together with the head, from the solved head; what is before them stays as it is."""
-
-    stages: int = 1
-    epochs: int = 10
-
-    def __post_init__(self) -> None:
-        Training.__post_init__(self)
-        _check_number("the N of partial:N", self.stages, 1, "partial:1")
-
-    @property
-    def name(self) -> str:
-        return f"partial:{self.stages}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Full(Training):
-    """The whole network is trained, from the solved head. `augment` "flip": a mirrored image is as good as the image."""
-
-    epochs: int = 10
-    augment: Augment = "none"
-
-    def __post_init__(self) -> None:
-        Training.__post_init__(self)
-        one_of("augment", self.augment, ("none", "flip"))
-
-    @property
-    def name(self) -> str:
-        return "full"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scratch(Training):
-    """The whole network is trained from the weights it comes with, all layers at one rate, statistics of its norms included.
-
-    `augment` "flip": a mirrored image is as good as the image.
-    """
-
-    epochs: int = 30
-    augment: Augment = "none"
-
-    def __post_init__(self) -> None:
-        Training.__post_init__(self)
-        one_of("augment", self.augment, ("none", "flip"))
-
-    @property
-    def name(self) -> str:
-        return "scratch"
-
-
-Strategy = Head | Partial | Full | Scratch
-
-
-def _check_number(name: str, value: object, least: float, example: str, *, whole: bool = True) -> None:
-    kinds = (int,) if whole else (int, float)
-    # True is an int in Python, and a number of epochs to nobody.
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < float("inf"):
-        wanted = f"{'a whole number' if whole else 'a number'} of {least:g} or more"
-        raise UsageError(expected=f"{name} to be {wanted}", got=repr(value), fix=f"give for example {example}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -265,7 +110,9 @@ class Recipe:
     published ones. `size` overrides the input side in pixels (square); None takes what the weights were trained with. `trust`
     lets a remote hub repository run its author's code; `head_path` names the layer that makes the logits, which is found
     otherwise. `channels` are those of the images: 1 (grey), 3 or 4 (RGB and alpha); None is what the backbone was made for.
-    `cache` is the feature cache's folder; None is the user's cache folder.
+    `cache` is the feature cache's folder; None is the user's cache folder. `go_on_from` is a run whose network this fit starts
+    with, in place of `backbone`. `tta`: answers are the mean of those for the image and its mirror image. `cache_limit` bounds
+    in bytes what is kept of the images for a training. `tensorboard` writes its curves for that, too.
     """
 
     data: Data
@@ -279,6 +126,10 @@ class Recipe:
     trust: bool = False
     head_path: str | None = None
     channels: int | None = None
+    go_on_from: Path | None = None
+    tta: bool = False
+    cache_limit: int = 20 * 10**9
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         one_of("--device", self.device, ("auto", "cpu", "cuda", "mps"))
@@ -289,5 +140,13 @@ class Recipe:
                 got=str(self.channels),
                 fix="leave it out for what the backbone was made for",
             )
+        if self.go_on_from is not None and (self.weights, self.size, self.channels, self.head_path) != (None,) * 4:
+            raise UsageError(
+                expected="--from with neither --weights, --size, --channels nor --head-path",
+                got="one of them",
+                fix="leave it out: the earlier run says all that",
+            )
+        if isinstance(self.cache_limit, bool) or not isinstance(self.cache_limit, int) or self.cache_limit < 1:
+            raise UsageError(expected="a cache size above 0", got=repr(self.cache_limit), fix="give for example 20GB")
         if self.seed < 0:
             raise UsageError(expected="--seed of 0 or more", got=str(self.seed), fix="give a whole number such as 0")

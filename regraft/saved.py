@@ -62,6 +62,7 @@ def to_saved(fitted: Fitted, summary: RunSummary, *, fingerprint: str, seed: int
     tensors |= _head_tensors(fitted.head)
     config = Config(
         multi_label=fitted.multi_label,
+        mirrored=fitted.mirrored,
         classes=fitted.classes,
         architecture=_architecture(fitted),
         weights_digest=fitted.backbone.weights_digest,
@@ -169,6 +170,7 @@ def load(
         head=_head(heads[0], saved),
         classes=saved.config.classes,
         multi_label=saved.config.multi_label,
+        mirrored=saved.config.mirrored,
         folder=folder,
         notes=saved.notes,
     )

@@ -173,8 +173,9 @@ class Epoch:
     """One pass over the training images. Losses are in nats per image (several labels: per image and label).
 
     `loss` and `accuracy` are of the training images while they were trained on, the other three of the validation images
-    afterwards; `tempered_loss` is their loss at the one temperature that suits it best, and chooses the epoch. `rate` is the
-    largest learning rate at the end.
+    afterwards; `tempered_loss` is their loss at the one temperature that suits it best, and chooses the epoch. `rate` and
+    `lowest_rate` are the largest and the smallest learning rate at the end: those of the head and of the first layers. `phase`
+    counts those of gradual unfreezing, from 1.
     """
 
     number: int
@@ -185,6 +186,8 @@ class Epoch:
     tempered_loss: float
     rate: float
     seconds: float
+    lowest_rate: float = 0.0
+    phase: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +195,8 @@ class History:
     """How a part that cannot be solved was trained, and whether that paid.
 
     `what` names it. `train` and `validation` count images; the validation images are one fold of the training images, and
-    chose the epoch `chosen` by its tempered loss there (0: no epoch was better than the start). `accuracy` and `solved` are
+    chose the epoch `chosen` by its tempered loss there (0: no epoch was better than the start) and `share`, how far the weights
+    that were kept lie from those it began with to that epoch's. `accuracy` and `solved` are
     shares of these images that are right: of what was trained, and of solved heads that had not seen them; `gain` is their
     difference, `gain_se` its paired standard error.
     """
@@ -209,6 +213,38 @@ class History:
     solved: Interval
     gain: float
     gain_se: float
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """A strategy that `auto` tried or left out, beside the solved head on the same validation images.
+
+    `nll` is the likelihood's negative logarithm at the temperature that suits the answers best, in nats per image; `gain` is by
+    how much it is less than the solved head's, `gain_se` the paired standard error. `seconds` were spent on it. `kept` is what
+    the model is of; `note` says why one was left out. Figures are NaN where it was.
+    """
+
+    strategy: str
+    accuracy: float
+    nll: float
+    gain: float
+    gain_se: float
+    seconds: float
+    kept: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleOfThumb:
+    """What tutorials advise from the number of images and their likeness to those that a network was trained on.
+
+    `confidence` is the mean largest probability that the network's own classifier gives the images; NaN where it has none.
+    """
+
+    images: int
+    confidence: float
+    advice: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,6 +342,8 @@ class RunSummary:
     versions: dict[str, str] = field(default_factory=dict)
     report: Path | None = None
     history: History | None = None
+    compared: tuple[Compared, ...] = ()
+    rule: RuleOfThumb | None = None
 
     @property
     def judged_by(self) -> str:

@@ -14,7 +14,8 @@ from image_files import tree_hash
 import regraft
 from regraft.errors import TooFewImages, TooManyUnreadable, UnknownClass, UsageError
 from regraft.evaluate.table import read_predictions
-from regraft.recipe import Data, Head
+from regraft.recipe import Data
+from regraft.strategies import Head
 
 
 def fit(data: Path | Data, out: Path, **options: object) -> regraft.Fitted:

@@ -17,7 +17,7 @@ from regraft.backbone.model import Backbone
 from regraft.backbone.weights import digest
 from regraft.cli.main import main
 from regraft.errors import SavedModelRefused, UsageError
-from regraft.recipe import Head
+from regraft.strategies import Head
 from regraft.train.own_head import OwnHead, attach_own, fit_in, linear_of, offers_of, reads_the_same
 
 RESNET = "torchvision:resnet18"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from regraft.errors import Diverged
 from regraft.evaluate.temperature import tempered_loss
-from regraft.recipe import Training
+from regraft.strategies import Training
 from regraft.train.chance import flipped, order_of, seeded
 from regraft.train.groups import PRETRAINED_SHARE, parameter_groups
 from regraft.train.loop import AUXILIARY_WEIGHT, Course, Learner, Lessons, answer, split_batches, train

@@ -22,7 +22,8 @@ from regraft.backbone.weights import digest
 from regraft.cli.main import main
 from regraft.errors import UsageError
 from regraft.evaluate.table import read_predictions
-from regraft.recipe import Full, Own, Partial, Scratch
+from regraft.recipe import Own
+from regraft.strategies import Full, Partial, Scratch
 from regraft.train.chance import seeded
 from regraft.train.fit_network import learner_of
 from regraft.train.loop import Lessons, train

@@ -15,7 +15,7 @@ from regraft.errors import DataUnusable
 from regraft.values import Interval, Scores
 
 FORMAT: Final = "regraft"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 MAX_CLASSES = 100_000
 MAX_ANSWER = 8
 MAX_CLASS_NAME = 256
@@ -251,13 +251,15 @@ class ScoresRecord(_Record):
 class Config(_Record):
     """All of a saved model but its tensors. Raises DataUnusable for class names that cannot be saved.
 
-    `classes` are in the order of the logits. `weights_digest` is the SHA-256 of the backbone's original weights.
+    `classes` are in the order of the logits. `mirrored`: these are the mean of those for the image and its mirror
+    image. `weights_digest` is the SHA-256 of the backbone's original weights.
     """
 
     format: Literal["regraft"] = FORMAT
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[3] = FORMAT_VERSION
     task: Literal["classification"] = "classification"
     multi_label: bool
+    mirrored: bool
     classes: Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES), FailFast(), AfterValidator(_checked_classes)]
     architecture: ArchitectureRecord
     weights_digest: Sha256

@@ -42,6 +42,17 @@ class FeaturesAndHead(nn.Module):
         return cast(Tensor, self.head(self.features(images)))
 
 
+class BothSides(nn.Module):
+    """The mean of what a network says of an image and of its mirror image: (N, C, H, W) -> logits (N, K)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, (self.network(images) + self.network(images.flip(3))) / 2)
+
+
 def attach_head(backbone: Backbone, head: HeadWeights | None) -> nn.Module:
     """Normalised images (N, C, H, W) -> logits (N, K), as one module in eval mode that shares nothing with `backbone`.
 

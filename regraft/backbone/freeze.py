@@ -123,24 +123,42 @@ def apply_plan(module: nn.Module, plan: Plan) -> None:
         value.requires_grad_(trains[name])
 
 
-def set_modes(module: nn.Module, plan: Plan, *, training: bool) -> None:
-    """Set every part's mode: train mode only where the plan trains something, and never where statistics must stay.
+Modes = tuple[tuple[nn.Module, bool], ...]
+
+
+def modes_of(module: nn.Module, plan: Plan) -> Modes:
+    """Every part, and whether it is in train mode while training: where the plan trains something, and statistics may move.
 
     A part without parameters (dropout) follows the innermost part around it that has some.
     """
+    trainable = {id(value) for name, value in module.named_parameters() if name in set(plan.trainable)}
+    modes: dict[nn.Module, bool] = {}
+    _find_modes(module, trainable, plan.move_statistics, True, modes)
+    return tuple(modes.items())
+
+
+def set_modes(module: nn.Module, plan: Plan, *, training: bool) -> None:
+    """Set the mode of every part: train mode only where the plan trains something, and never where statistics must stay."""
+    apply_modes(module, modes_of(module, plan), training=training)
+
+
+def apply_modes(module: nn.Module, modes: Modes, *, training: bool) -> None:
+    """Set modes that were found before: in train mode only those that have it in `modes`, and only where `training`."""
     # By the author's own `train` first: some drop there what they computed from weights that are about to change (LeViT).
     module.train(training)
-    trainable = {id(value) for name, value in module.named_parameters() if name in set(plan.trainable)}
-    _set_modes(module, trainable, plan.move_statistics, training)
+    for part, mode in modes:
+        part.training = training and mode
 
 
-def _set_modes(module: nn.Module, trainable: set[int], move_statistics: bool, mode: bool) -> None:
+def _find_modes(
+    module: nn.Module, trainable: set[int], move_statistics: bool, mode: bool, modes: dict[nn.Module, bool]
+) -> None:
     if any(True for _ in module.parameters()):
         mode = mode and any(id(value) in trainable for value in module.parameters())
     keeps = keeps_statistics(module) and not (move_statistics and _all_train(module, trainable))
-    module.training = mode and not keeps
+    modes[module] = mode and not keeps
     for child in module.children():
-        _set_modes(child, trainable, move_statistics, mode)
+        _find_modes(child, trainable, move_statistics, mode, modes)
 
 
 def _all_train(module: nn.Module, trainable: set[int]) -> bool:

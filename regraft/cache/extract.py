@@ -19,7 +19,7 @@ from regraft.backbone.features import Columns, Features, FromPixels
 from regraft.backbone.model import Backbone, Boundary
 from regraft.cache.choose import Chosen, choose_engine
 from regraft.cache.engines import Network, Pixels, pick_device
-from regraft.cache.store import BYTES, FLOATS, FeatureRows, Table
+from regraft.cache.store import BYTES, FLOATS, HALVES, FeatureRows, Table
 from regraft.cache.stream import Row, batch_on, load_images, run_images
 from regraft.data.preprocess import Preprocess
 from regraft.errors import DataUnusable, TooManyUnreadable
@@ -58,7 +58,7 @@ class Extracted:
 class Activations:
     """What crosses a boundary for each of N images, still on disk: `rows` (N, D), values of `shapes` (without N) in a row.
 
-    Pixels are uint8 (H, W, C), all other values float32.
+    Pixels are uint8 (H, W, C); all other values float32, some of them kept as bfloat16.
     """
 
     rows: FeatureRows
@@ -74,6 +74,8 @@ class Activations:
     def __getitem__(self, indices: NDArray[np.int64]) -> tuple[Tensor, ...]:
         """The values of some of the images, read: one tensor (n, ...) for each shape."""
         rows_ND = torch.from_numpy(self.rows[indices])
+        if self.rows.dtype == HALVES:
+            rows_ND = rows_ND.view(torch.bfloat16).float()
         parts = torch.split(rows_ND, [math.prod(shape) for shape in self.shapes], dim=1)
         return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True))
 
@@ -133,9 +135,9 @@ def extract_boundary(
     """
     preprocess, where = backbone.preprocess, pick_device(device)
     if boundary.nodes:
-        network = _network_up_to(backbone, boundary, cache)
+        network = network_up_to(backbone, boundary, cache)
         chosen = choose_engine(network, samples, preprocess, where, progress)
-        shapes, key = boundary.shapes, _boundary_key(backbone, boundary, chosen.name)
+        shapes, key = boundary.shapes, boundary_key(backbone, boundary, chosen.name)
     else:
         chosen = Chosen("decoded", _AsTheyAre, (), {})
         shapes, key = ((preprocess.height, preprocess.width, preprocess.channels),), _pixels_key(preprocess)
@@ -173,7 +175,8 @@ class _SideBySide(nn.Module):
         return torch.cat([value.flatten(1) for value in cast(tuple[Tensor, ...], self.prefix(images))], dim=1)
 
 
-def _network_up_to(backbone: Backbone, boundary: Boundary, cache: Path) -> Network:
+def network_up_to(backbone: Backbone, boundary: Boundary, cache: Path) -> Network:
+    """The part before a boundary from raw pixels on, its values side by side, ready to be given to an engine."""
     digest = hashlib.sha256(f"{backbone.weights_digest} up to {boundary} {backbone.preprocess}".encode()).hexdigest()
     prefix = _SideBySide(cut(backbone, boundary).prefix)
     return Network(FromPixels(prefix, backbone.preprocess).eval(), digest, cache)
@@ -185,7 +188,8 @@ def _pixels_key(preprocess: Preprocess) -> Mapping[str, object]:
     return {"backbone": "pixels", "preprocess": seen, "engine": "decoded"}
 
 
-def _boundary_key(backbone: Backbone, boundary: Boundary, engine: str) -> Mapping[str, object]:
+def boundary_key(backbone: Backbone, boundary: Boundary, engine: str) -> Mapping[str, object]:
+    """Everything that decides what crosses a boundary, beside the pixels."""
     return {
         "backbone": backbone.name,
         "weights": backbone.weights_digest,

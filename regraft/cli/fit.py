@@ -20,7 +20,8 @@ from regraft.cli.options import (
     Trust,
     WeightsOption,
 )
-from regraft.recipe import DEFAULT_BACKBONE, Balance, Features
+from regraft.recipe import DEFAULT_BACKBONE
+from regraft.strategies import Balance, Features
 
 
 def fit(
@@ -51,9 +52,10 @@ def fit(
         str,
         typer.Option(
             "--strategy",
-            metavar="head|partial:N|full|scratch",
+            metavar="head|partial:N|norm|full|gradual|scratch|auto",
             help="What is trained. head: a linear head on frozen features, at its optimum; partial:N: the last N stages too; "
-            "full: the whole network; scratch: the same, from the weights it comes with.",
+            "norm: scale and shift of the norms; full: the whole network; gradual[:EPOCHS]: one stage more in each phase; "
+            "scratch: the whole network from the weights it comes with; auto: what is best in --minutes.",
         ),
     ] = "head",
     own_head: Annotated[
@@ -65,15 +67,87 @@ def fit(
             show_default=False,
         ),
     ] = None,
-    epochs: Annotated[
-        int | None,
+    start: Annotated[
+        str | None,
         typer.Option(
-            "--epochs",
-            metavar="N",
-            help="Passes over the images, where something is trained and not solved.",
+            "--from",
+            metavar="RUN|random",
+            help="A run whose network this one starts with, to train more; random: a new head in place of the solved one.",
             show_default=False,
         ),
     ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", metavar="N", help="Passes over the training images.", show_default=False),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--minutes",
+            metavar="N",
+            help="As many epochs as fit into this time, at most --epochs; of auto: all of its training, 10 by default.",
+            show_default=False,
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            "--lr",
+            metavar="RATE",
+            help="Learning rate of the head and the last stage; earlier ones move less.",
+            show_default=False,
+        ),
+    ] = None,
+    depth_decay: Annotated[
+        float | None,
+        typer.Option(
+            "--depth-decay", metavar="SHARE", help="Rate of a stage as a share of that of the next one.", show_default=False
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option("--optimizer", metavar="adamw|sgd|adam", help="adamw by default.", show_default=False)
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            "--schedule",
+            metavar="cosine|step[:N]|onecycle|plateau|constant",
+            help="How the rate goes on; cosine (with warm-up) by default; step:3: a tenth every 3 epochs.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            help="Images in a step, 32 by default; taken in parts, with the same result, where memory runs out.",
+            show_default=False,
+        ),
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            "--augment",
+            metavar="NAME|SPEC",
+            help="none, flip, light, rotate, trivial or strong; or a transform of your own, module:package.file:name.",
+            show_default=False,
+        ),
+    ] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Answer with the mean over the image and its mirror image.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a training that was interrupted in that folder.")
+    ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="With --resume: refuse where the last bits could differ from an uninterrupted run's."),
+    ] = False,
+    allow_data_change: Annotated[
+        bool, typer.Option("--allow-data-change", help="With --resume: go on though the images are not those of before.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the curves of a training for TensorBoard, too.")
+    ] = False,
     freeze: Annotated[
         list[str] | None,
         typer.Option(
@@ -123,6 +197,12 @@ def fit(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed holds out other images.")] = 0,
     device: DeviceOption = "auto",
     cache: CacheOption = None,
+    cache_size: Annotated[
+        str,
+        typer.Option(
+            "--cache-size", metavar="SIZE", help="At most so much is kept of the images for one training: 500MB, 20GB."
+        ),
+    ] = "20GB",
     group: GroupColumn = None,
     group_pattern: GroupPattern = None,
     path_column: PathColumn = "path",
@@ -138,7 +218,7 @@ def fit(
     """
     from regraft.cli import show
     from regraft.cli.start import importing
-    from regraft.cli.strategy import strategy_of
+    from regraft.cli.strategy import TrainingOptions, bytes_of, strategy_of
     from regraft.cli.watch import watcher
     from regraft.place import place_run, reserved
     from regraft.recipe import Data, Recipe
@@ -158,7 +238,22 @@ def fit(
         backbone=backbone,
         weights=weights,
         strategy=strategy_of(
-            strategy, features=features, balance=balance, head=own_head, epochs=epochs, freeze=tuple(freeze or ())
+            strategy,
+            features=features,
+            balance=balance,
+            head=own_head,
+            training=TrainingOptions(
+                epochs=epochs,
+                minutes=minutes,
+                lr=lr,
+                depth_decay=depth_decay,
+                optimizer=optimizer,
+                schedule=schedule,
+                batch_size=batch_size,
+                augment=augment,
+                start="random" if start == "random" else None,
+            ),
+            freeze=tuple(freeze or ()),
         ),
         size=size,
         seed=seed,
@@ -167,18 +262,57 @@ def fit(
         trust=trust,
         head_path=head_path,
         channels=channels,
+        go_on_from=None if start in (None, "random") else Path(start),
+        tta=tta,
+        cache_limit=bytes_of(cache_size),
+        tensorboard=tensorboard,
     )
-    place = place_run(data, out, overwrite=overwrite)
+    _check_resuming(resume, exact=exact, allow_data_change=allow_data_change, overwrite=overwrite)
+    place = place_run(data, out, overwrite=overwrite, resume=resume)
     watch = watcher()
+    if place.finished:
+        _say_finished(place.folder, as_json)
+        return
     if place.note:
         watch.note(place.note)
     # torch takes seconds to import: what can be wrong with the options has been said before.
     with importing():
         from regraft.pipeline import fit as run_pipeline
+        from regraft.train.checkpoints import Resume
 
     with reserved(place.folder):
-        fitted = run_pipeline(recipe, place.folder, command=shlex.join(["regraft", *context.obj]), progress=watch)
+        fitted = run_pipeline(
+            recipe,
+            place.folder,
+            resume=Resume(exact=exact, allow_data_change=allow_data_change) if resume else None,
+            command=shlex.join(["regraft", *context.obj]),
+            progress=watch,
+        )
     assert fitted.summary is not None
     for line in show.rejected_lines(fitted.summary.rejected):
         watch.note(line)
     show.print_json(show.fit_fields(fitted.summary)) if as_json else show.print_fit(fitted.summary)
+
+
+def _check_resuming(resume: bool, *, exact: bool, allow_data_change: bool, overwrite: bool) -> None:
+    """Raise UsageError for options that say something of going on without it, or the opposite."""
+    from regraft.errors import UsageError
+
+    if resume and overwrite:
+        raise UsageError(
+            expected="--resume or --overwrite", got="both", fix="--resume goes on with a training, --overwrite starts anew"
+        )
+    for option, given in (("--exact", exact), ("--allow-data-change", allow_data_change)):
+        if given and not resume:
+            raise UsageError(
+                expected=f"{option} with --resume", got=f"{option} alone", fix=f"leave {option} out, or add --resume"
+            )
+
+
+def _say_finished(folder: Path, as_json: bool) -> None:
+    from regraft.cli import show
+
+    if as_json:
+        show.print_json({"run": str(folder), "finished": True})
+    else:
+        print(f"{folder} is finished already: nothing to go on with. `regraft evaluate {folder} DATA` scores it.")

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from regraft.errors import OutOfSpace, RegraftError, UsageError
+from regraft.errors import Interrupted, OutOfSpace, RegraftError, UsageError
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.ENOMEM, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _USERS_OWN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
@@ -83,6 +83,10 @@ def _explain(error: BaseException, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
+    if isinstance(error, Interrupted):
+        told = "told to end (SIGTERM)" if error.number == signal.SIGTERM else "interrupted"
+        _say(f"{told}; the training is kept: the same command with --resume goes on with it")
+        return TERMINATED if error.number == signal.SIGTERM else INTERRUPTED
     if isinstance(error, KeyboardInterrupt):
         _say("interrupted")
         return INTERRUPTED

@@ -1,11 +1,44 @@
 """The strategy that the options of `regraft fit` name."""
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from regraft.errors import UsageError
-from regraft.recipe import Balance, Features, Full, Head, Partial, Scratch, Strategy
+from regraft.strategies import (
+    Auto,
+    Balance,
+    Features,
+    Full,
+    Gradual,
+    Head,
+    Norm,
+    Partial,
+    Scratch,
+    Strategy,
+    Trained,
+)
 
-_NAMES = "head, partial:N, full or scratch"
+_NAMES = "head, partial:N, norm, full, gradual, gradual:EPOCHS, scratch or auto"
+_PLAIN: dict[str, type[Trained]] = {"norm": Norm, "full": Full, "scratch": Scratch}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingOptions:
+    """What the command line says of a training; None where it says nothing. The fields are those of `Training`."""
+
+    epochs: int | None = None
+    minutes: float | None = None
+    lr: float | None = None
+    optimizer: str | None = None
+    schedule: str | None = None
+    batch_size: int | None = None
+    augment: str | None = None
+    depth_decay: float | None = None
+    start: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that were said."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) is not None}
 
 
 def strategy_of(
@@ -14,23 +47,39 @@ def strategy_of(
     features: Features = "auto",
     balance: Balance = "none",
     head: str | None = None,
-    epochs: int | None = None,
+    training: TrainingOptions = TrainingOptions(),
     freeze: tuple[str, ...] = (),
 ) -> Strategy:
-    """ "head", "partial:N", "full" or "scratch". Raises UsageError for another, and for an option that it has no use for."""
+    """The strategy of that name. Raises UsageError for another, and for an option that it has no use for."""
+    given = training.given()
     if text == "head":
         _check_use(text, "--freeze", given=bool(freeze), other="a strategy that trains more: partial:N, full or scratch")
-        return Head(features=features, balance=balance, module=head, epochs=epochs)
-    name, _, number = text.partition(":")
-    if name not in ("partial", "full", "scratch") or (number != "") != (name == "partial"):
-        fix = "partial:1 trains the last stage, partial:2 the last two" if name == "partial" else "choose one of them"
-        raise UsageError(expected=f"--strategy to be {_NAMES}", got=repr(text), fix=fix)
+        how = replace(Head(module=head).how, **given, balance=balance) if given else None
+        return Head(features=features, balance=balance, module=head, training=how)
+    strategy = _named(text)
     _check_use(text, "--features", given=features != "auto", other="--strategy head")
     _check_use(text, "--head", given=head is not None, other="--strategy head")
-    strategy: Partial | Full | Scratch = Full() if name == "full" else Scratch()
-    if name == "partial":
-        strategy = Partial(stages=_stages(number))
-    return replace(strategy, balance=balance, freeze=freeze, epochs=strategy.epochs if epochs is None else epochs)
+    if isinstance(strategy, Auto):
+        for option in ("epochs", "start"):
+            _check_use(text, f"--{option}".replace("start", "from random"), given=option in given, other="another strategy")
+        minutes = given.pop("minutes", strategy.minutes)
+        how = replace(strategy.training, **given, balance=balance, freeze=freeze)
+        return replace(strategy, minutes=minutes, balance=balance, training=how)
+    return replace(strategy, **given, balance=balance, freeze=freeze)
+
+
+def _named(text: str) -> Trained | Auto:
+    name, colon, _ = text.partition(":")
+    if text == "auto":
+        return Auto()
+    if text in _PLAIN:
+        return _PLAIN[text]()
+    if name == "partial" and colon:
+        return Partial(stages=_whole(text, "partial:1 trains the last stage"))
+    if name == "gradual":
+        return Gradual(epochs=_whole(text, "gradual:2 gives each phase 2 epochs")) if colon else Gradual()
+    fix = "partial:1 trains the last stage, partial:2 the last two" if name == "partial" else "choose one of them"
+    raise UsageError(expected=f"--strategy to be {_NAMES}", got=repr(text), fix=fix)
 
 
 def _check_use(strategy: str, option: str, *, given: bool, other: str) -> None:
@@ -40,9 +89,22 @@ def _check_use(strategy: str, option: str, *, given: bool, other: str) -> None:
         )
 
 
-def _stages(number: str) -> int:
-    if not (number.isascii() and number.isdigit() and len(number) < 5):
-        raise UsageError(
-            expected="partial:N with a whole number N", got=repr(f"partial:{number}"), fix="partial:1 trains the last stage"
-        )
+def _whole(text: str, fix: str) -> int:
+    name, _, number = text.partition(":")
+    if not (number.isascii() and number.isdigit() and 0 < len(number) < 5):
+        raise UsageError(expected=f"{name}:N with a whole number N", got=repr(text), fix=fix)
     return int(number)
+
+
+def bytes_of(text: str) -> int:
+    """Bytes of a size such as 20GB, 500MB or 1.5e9. Raises UsageError."""
+    units = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "b": 1}
+    number = text.strip().lower()
+    unit = next((unit for unit in units if number.endswith(unit)), "")
+    try:
+        size = int(float(number.removesuffix(unit)) * units.get(unit, 1))
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise UsageError(expected="--cache-size as a number of bytes", got=repr(text), fix="give for example 20GB or 500MB")
+    return size

@@ -24,6 +24,16 @@ def tempered_loss(logits_NK: FloatArray, truth: Targets, weights: NDArray[Any] |
     """
     if not np.isfinite(logits_NK).all():
         return math.nan
+    return _loss(logits_NK, truth, weights, _sharpness(logits_NK, truth, weights))
+
+
+def tempered_losses(logits_NK: FloatArray, truth: Targets, weights: NDArray[Any] | None = None) -> NDArray[np.float64]:
+    """The loss of each image (N,) at the temperature of `tempered_loss`; several labels: its mean over the labels."""
+    losses = _losses(logits_NK, truth, weights, _sharpness(logits_NK, truth, weights))
+    return losses if truth.ndim == 1 else losses.mean(axis=1)
+
+
+def _sharpness(logits_NK: FloatArray, truth: Targets, weights: NDArray[Any] | None) -> float:
     # Convex in the sharpness, and so with a single dip in its logarithm: golden section.
     low, high = math.log(_FLATTEST), math.log(_SHARPEST)
     one, other = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
@@ -37,13 +47,17 @@ def tempered_loss(logits_NK: FloatArray, truth: Targets, weights: NDArray[Any] |
             low, one, at_one = one, other, at_other
             other = low + _GOLDEN * (high - low)
             at_other = _loss(logits_NK, truth, weights, math.exp(other))
-    return min(at_one, at_other)
+    return math.exp(one if at_one <= at_other else other)
 
 
 def _loss(logits_NK: FloatArray, truth: Targets, weights: NDArray[Any] | None, sharpness: float) -> float:
+    return float(_losses(logits_NK, truth, weights, sharpness).mean())
+
+
+def _losses(logits_NK: FloatArray, truth: Targets, weights: NDArray[Any] | None, sharpness: float) -> NDArray[np.float64]:
     scaled_NK = logits_NK.astype(np.float64) * sharpness
     if truth.ndim == 1:
         losses = -log_probabilities(scaled_NK)[np.arange(len(truth)), truth]
     else:
         losses = np.logaddexp(0.0, scaled_NK) - truth * scaled_NK
-    return float((losses if weights is None else losses * weights).mean())
+    return losses if weights is None else losses * weights

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 # What a draw is for: two uses of one (seed, epoch) must not be alike.
-_ORDER, _FLIP, _TORCH = 1, 2, 3
-_STEPS = 1 << 32
+_ORDER, _VIEW, _TORCH, _MIX, _AUGMENT = 1, 2, 3, 4, 5
 
 
 def order_of(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -20,9 +19,20 @@ def order_of(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, _ORDER, epoch)).permutation(count)
 
 
-def flipped(images: int, seed: int, epoch: int) -> NDArray[np.bool_]:
-    """Which of so many images an epoch shows mirrored, about half."""
-    return np.random.default_rng((seed, _FLIP, epoch)).random(images) < 0.5
+def view_of(rows: NDArray[np.int64], views: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Which of its views each image shows in an epoch: all in turn, each image beginning with another."""
+    spread = (rows * 0x9E3779B1 + seed * 0x85EBCA6B + _VIEW) % (1 << 32)  # Knuth's multiplicative hash
+    return ((spread >> 7) + epoch) % views
+
+
+def mixing_draws(*counted: int) -> np.random.Generator:
+    """The draws that mix the images of a step: counted is (seed, epoch, step)."""
+    return np.random.default_rng((_MIX, *counted))
+
+
+def augment_seeds(rows: NDArray[np.int64], seed: int, epoch: int) -> list[tuple[int, ...]]:
+    """What the draws of each image's augmentation follow from, in an epoch or a view."""
+    return [(seed, _AUGMENT, epoch, int(row)) for row in rows]
 
 
 @contextmanager

@@ -1,133 +1,241 @@
-"""Training the last stages or the whole network: one path for `partial`, `full` and `scratch`.
+"""Training the last stages or the whole network: one path for every strategy that trains.
 
-The part before the boundary runs once per image; what crosses it is read from the cache in every epoch. With the boundary at
-the pixels that part is empty, and the cache holds decoded images.
+A strategy is a row of phases, most of them of one. In each, the part of the network before its boundary stays as it is: it ran
+once per image and view, and what crossed the boundary is read from the cache. With the boundary at the pixels that part is
+empty, and the cache holds decoded images.
 """
 
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
-import torch
 
-from regraft.backbone.attach import HeadWeights
 from regraft.backbone.boundary import boundary_for
-from regraft.backbone.features import FromPixels
-from regraft.backbone.freeze import apply_plan, plan_training, set_modes
+from regraft.backbone.freeze import plan_training
 from regraft.backbone.model import PIXELS, Backbone, Boundary
-from regraft.backbone.weights import put_state
 from regraft.cache.engines import pick_device
-from regraft.cache.extract import extract_boundary
-from regraft.errors import UsageError, first_line
-from regraft.recipe import Full, Partial, Scratch
+from regraft.cache.extract import Activations, extract_boundary
+from regraft.cache.views import extract_views, views_that_fit
+from regraft.strategies import Full, Gradual, Norm, Partial, Scratch, Trained
+from regraft.train.budget import epochs_that_fit, try_step
 from regraft.train.chance import seeded
 from regraft.train.convex import make_loss, solve_design
 from regraft.train.design import make_design
-from regraft.train.groups import parameter_groups
-from regraft.train.loop import Learner, Lessons, answer, outputs_of, train
-from regraft.train.network import Copy, copy_to_train, taken_apart
+from regraft.train.faster import rewritten
+from regraft.train.interpolate import interpolate
+from regraft.train.judge import answer
+from regraft.train.learning import check_train_mode, learner_of, reading_pixels, reading_views
+from regraft.train.lessons import Learner, Lessons, Read
+from regraft.train.loop import Course, snapshot, train
+from regraft.train.network import Beginning, Copy, columns_of, copy_to_train, taken_apart, taps_after
 from regraft.train.path import balanced_weights
-from regraft.train.setting import Model, Setting, history_of, lessons_of, mirroring, reading, telling
-from regraft.values import FloatArray
+from regraft.train.phase_keeper import PhaseKeeper
+from regraft.train.precision import StepPrecision
+from regraft.train.setting import Model, Setting, history_of, lessons_of, telling
+from regraft.train.tuning import SAMPLE, tune
+from regraft.values import Epoch, FloatArray
 
 
-def fit_network(setting: Setting, strategy: Partial | Full | Scratch) -> Model:
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of a training: where the network is cut, and what of the rest trains, in the words of `freeze`."""
+
+    boundary: Boundary
+    trains: str
+
+
+def phases_of(backbone: Backbone, strategy: Trained) -> tuple[Phase, ...]:
+    """The phases of a strategy, the shallowest first. Raises UsageError for stages that the network does not have."""
+    pixels = boundary_for(backbone, PIXELS)
+    if isinstance(strategy, Partial):
+        return (Phase(boundary_for(backbone, strategy.name), strategy.name),)
+    if not isinstance(strategy, Gradual):
+        return (Phase(pixels, strategy.name),)
+    stages = max((stage.number for stage in backbone.stages if stage.number is not None), default=0)
+    phases = [Phase(boundary_for(backbone, f"partial:{n}"), f"partial:{n}") for n in range(1, stages + 1)]
+    # The deepest stage begins at the pixels as a rule; then it and the whole network are one phase.
+    phases = [phase for phase in phases if phase.boundary.nodes] + [Phase(pixels, "full")]
+    return tuple(phases[: strategy.phases])
+
+
+def fit_network(setting: Setting, strategy: Trained) -> Model:
     """Train what the strategy says, from the solved head (`scratch`: from the weights as they are).
 
-    Raises Diverged; UsageError where the network has no such stage or does not take its images in train mode.
+    Raises Diverged, Interrupted, OutOfSpace; UsageError where the network has no such stage or does not take its images in
+    train mode.
     """
-    boundary = boundary_for(setting.backbone, strategy.name if isinstance(strategy, Partial) else PIXELS)
-    values = extract_boundary(
+    phases = phases_of(setting.backbone, strategy)
+    pixels = extract_boundary(
         setting.images,
         setting.observed.digests,
         setting.backbone,
-        boundary,
+        boundary_for(setting.backbone, PIXELS),
         cache=setting.cache,
         device=setting.device,
         progress=setting.progress,
     )
-    read = reading(values)
-    if not isinstance(strategy, Partial) and strategy.augment == "flip":
-        read = mirroring(read, len(values), setting.seed)
-    lessons = lessons_of(setting, read, strategy.balance)
-    start = None if isinstance(strategy, Scratch) else _solved_without(setting, lessons, balanced=strategy.balance == "auto")
+    lessons = lessons_of(setting, strategy.balance)
+    start = None if isinstance(strategy, Scratch) else beginning(setting, phases[0].boundary, lessons, strategy)
     with seeded(setting.seed):
-        width = setting.extracted.columns.last_width
-        network = copy_to_train(setting.backbone, boundary, start, len(setting.classes), width)
-    learner = learner_of(network, boundary, strategy, pick_device(setting.device))
-    _check_train_mode(learner, lessons, setting.backbone)
-    tell = telling(setting, strategy.epochs)
-    course = train(learner, lessons, strategy, seed=setting.seed, on_epoch=tell, progress=setting.progress)
-    judged_NK = answer(learner, read, lessons.validation, strategy.batch)
-    test_MK = answer(learner, read, setting.test_rows, strategy.batch)
+        network = copy_to_train(setting.backbone, start, len(setting.classes), setting.extracted.columns.last_width)
+    first = snapshot(network.tensors())
+    courses: list[Course] = []
+    told: list[Epoch] = []
+    kept = setting.keepers(strategy.name)
+    for number, phase in enumerate(phases):
+        lessons = replace(lessons, read=_read(setting, strategy, phase, pixels))
+        last = number == len(phases) - 1
+        keeper = PhaseKeeper(kept, number, courses)
+        learner, course, share = _one_phase(setting, strategy, phase, network, lessons, keeper, first if last else None, told)
+        courses.append(course)
+    judged_NK = answer(learner, lessons.read, lessons.validation, strategy.batch_size)
+    test_MK = answer(learner, lessons.read, setting.test_rows, strategy.batch_size)
     backbone, head = taken_apart(network, setting.backbone, strategy.name)
+    history = history_of(setting, _words(setting.backbone, strategy), courses, lessons, judged_NK, share)
     return Model(
+        strategy=strategy.name,
         backbone=backbone,
         head=head,
         choice=setting.solved.choice,
         judged=lessons.validation,
         judged_NK=judged_NK,
         test_MK=test_MK,
-        history=history_of(setting, _words(setting.backbone, strategy), course, lessons, judged_NK),
+        history=history,
     )
 
 
-def _words(backbone: Backbone, strategy: Partial | Full | Scratch) -> str:
-    if isinstance(strategy, Full):
-        return "the whole network, from the solved head"
-    if isinstance(strategy, Scratch):
-        return f"the whole network, from its weights as they came ({backbone.weights})"
-    names = [stage.name for stage in backbone.stages if stage.number is not None and stage.number <= strategy.stages]
-    return f"{', '.join(names)} and the head, from the solved head"
+def beginning(setting: Setting, boundary: Boundary, lessons: Lessons, strategy: Trained) -> Beginning:
+    """The solved head as a training begins with it: it has not seen the validation images, which judge what it becomes.
 
-
-def _solved_without(setting: Setting, lessons: Lessons, *, balanced: bool) -> HeadWeights:
-    """The solved head on the last features, that has not seen the validation images: they are to judge what it becomes."""
-    strengths = [strength for strength in setting.solved.choice.tried if strength.features == "last"]
+    It reads the same features as the head that was chosen, as far as the suffix from `boundary` on computes them.
+    """
+    backbone, columns = setting.backbone, setting.extracted.columns
+    tapped = setting.solved.features == "stages" and backbone.graph is not None
+    taps = taps_after(backbone, boundary, columns.taps) if tapped else ()
+    chosen = columns_of(backbone, columns, taps)
+    rows_ND = setting.observed.train_features.leading(int(chosen.max()) + 1).take(lessons.train)[:][:, chosen]
+    design = make_design(cast(FloatArray, rows_ND))
+    mean_D, scale_D = design.standardiser.mean_D, design.standardiser.scale_D
+    if strategy.start == "random":
+        return Beginning(taps=taps, columns=chosen, solved=None, mean_D=mean_D, scale_D=scale_D)
+    features = "stages" if taps else "last"
+    strengths = [one for one in setting.solved.choice.tried if one.features == features] or setting.solved.choice.tried
     best = min(strengths, key=lambda strength: strength.nll)
     classes, targets = len(setting.classes), setting.targets[lessons.train]
+    balanced = strategy.balance == "auto"
     weights_LN = balanced_weights(setting.targets, classes)[:, lessons.train] if balanced else np.ones((1, len(targets)))
-    rows = setting.observed.train_features.leading(setting.extracted.columns.last_width).take(lessons.train)
-    design = make_design(cast(FloatArray, rows))
     loss = make_loss(targets, weights_LN[None], classes, design)
     head = solve_design(design, loss, None, classes=classes, l2=best.l2, tolerance=1e-5)
-    weight_KD, bias_K = head.unstandardised()
-    return HeadWeights(taps=(), weight_KD=weight_KD.astype(np.float32), bias_K=bias_K.astype(np.float32))
+    return Beginning(taps=taps, columns=chosen, solved=head, mean_D=mean_D, scale_D=scale_D)
 
 
-def learner_of(network: Copy, boundary: Boundary, strategy: Partial | Full | Scratch, device: str) -> Learner:
-    """What the strategy trains of a network, ready to learn; what it does not train is frozen."""
-    own, suffix = network.backbone, network.suffix
-    plan = plan_training(own, strategy.name, freeze=strategy.freeze)
-    apply_plan(own.module, plan)
-    for layer in network.heads:
-        layer.requires_grad_(True)
-    module = (suffix if boundary.nodes else FromPixels(suffix, own.preprocess)).to(device)
+def _read(setting: Setting, strategy: Trained, phase: Phase, pixels: Activations) -> Read:
+    if not phase.boundary.nodes:
+        sizes = strategy.sizes if isinstance(strategy, Full | Scratch) else ()
+        return reading_pixels(pixels, strategy.augment, setting.seed, epochs=strategy.epochs, sizes=sizes)
+    assert isinstance(strategy, Partial | Gradual)
+    wanted = 1 if strategy.augment == "none" else strategy.views
+    count = views_that_fit(wanted, len(setting.images), phase.boundary, setting.cache_limit)
+    if count < wanted:
+        setting.progress.note(f"{count} of {wanted} views of each image fit into the cache (--cache-size)")
+    views = extract_views(
+        setting.images,
+        setting.observed.digests,
+        pixels,
+        setting.backbone,
+        phase.boundary,
+        views=count,
+        augment=strategy.augment,
+        seed=setting.seed,
+        cache=setting.cache,
+        device=setting.device,
+        progress=setting.progress,
+    )
+    return reading_views(views, setting.seed)
 
-    def modes(training: bool) -> None:
-        # First the suffix, which may run another graph in train mode; then its layers, frozen ones and statistics apart.
-        module.train(training)
-        set_modes(own.module, plan, training=training)
 
-    scratch = isinstance(strategy, Scratch)
-    new = None if scratch else [value for layer in network.heads for value in layer.parameters()]
-    groups = parameter_groups(module, rate=strategy.rate, weight_decay=strategy.weight_decay, new=new)
-    return Learner(module=module, set_modes=modes, groups=groups, device=device)
+def _one_phase(
+    setting: Setting,
+    strategy: Trained,
+    phase: Phase,
+    network: Copy,
+    lessons: Lessons,
+    keeper: PhaseKeeper,
+    first: dict[str, Any] | None,
+    told: list[Epoch],
+) -> tuple[Learner, Course, float]:
+    """Train one phase; in the last one go back towards the `first` weights as far as that helps.
+
+    Gives the learner as it was made, the course, and the share of what was learned that was kept.
+    """
+    plan = plan_training(setting.backbone, phase.trains, freeze=strategy.freeze)
+    learner = learner_of(network, phase.boundary, plan, strategy, pick_device(setting.device))
+    check_train_mode(learner, lessons, setting.backbone, _epochs_of_all_sizes(strategy))
+    done = keeper.finished()
+    if done is not None:
+        return learner, done, 1.0
+    small = tuple(value.to(learner.device) for value in lessons.read(lessons.train[:SAMPLE], None))
+    with rewritten(learner.module, small, fold=not learner.moves_statistics) as convs:
+        faster = _tuned(setting, strategy, learner, lessons, convs, keeper)
+        for path, conv in convs.items():
+            conv.exact = path in faster.precision.exact
+        how = epochs_that_fit(strategy, faster, lessons, keeper, setting.seed, setting.progress)
+        tell = telling(setting, how.epochs, keeper.number, told)
+        course = train(
+            faster, lessons, how, seed=setting.seed + keeper.number, on_epoch=tell, keeper=keeper, progress=setting.progress
+        )
+        share = 1.0
+        if first is not None and strategy.interpolate and course.epochs:
+            share = interpolate(faster, lessons, first, strategy.batch_size, best=_best_loss(course))
+    return learner, course, share
 
 
-def _check_train_mode(learner: Learner, lessons: Lessons, backbone: Backbone) -> None:
-    """Raise UsageError where a network does in eval mode only what it should: auxiliary heads want larger images."""
-    before = {name: value.clone() for name, value in learner.module.state_dict().items()}
-    learner.set_modes(True)
-    try:
-        with torch.no_grad(), seeded(0):
-            outputs_of(learner.module(*(value.to(learner.device) for value in lessons.read(lessons.train[:2], None))))
-    except (RuntimeError, ValueError, TypeError) as error:
-        pre = backbone.preprocess
-        raise UsageError(
-            expected=f"{backbone.name} to take images of {pre.height}x{pre.width} pixels in train mode",
-            got=first_line(error),
-            fix="give a larger --size, or --strategy head, which does not train the network; forward has to give logits",
-        ) from error
-    finally:
-        put_state(learner.module, before)
-        learner.set_modes(False)
+def _best_loss(course: Course) -> float:
+    return min([course.start_tempered, *(epoch.tempered_loss for epoch in course.epochs)])
+
+
+def _epochs_of_all_sizes(strategy: Trained) -> Sequence[int]:
+    sizes = strategy.sizes if isinstance(strategy, Full | Scratch) else ()
+    return [1 + number * strategy.epochs // len(sizes) for number in range(len(sizes))] or [1]
+
+
+def _tuned(setting: Setting, strategy: Trained, learner: Learner, lessons: Lessons, convs: Any, keeper: PhaseKeeper) -> Learner:
+    """The learner in the precision that its steps are fastest in; in that of before where it goes on."""
+    kept = keeper.plan.get("precision")
+    if kept is None:
+        inputs = tuple(value.to(learner.device) for value in lessons.read(lessons.train[:SAMPLE], 1))
+
+        def step(precision: StepPrecision) -> None:
+            for path, conv in convs.items():
+                conv.exact = path in precision.exact
+            try_step(strategy, replace(learner, precision=precision), lessons, lessons.train[:SAMPLE], setting.seed)
+
+        precision = tune(
+            strategy.precision,
+            step,
+            convs,
+            inputs,
+            learner.module,
+            device=learner.device,
+            memory=setting.cache,
+            progress=setting.progress,
+        )
+    else:
+        precision = StepPrecision(half=kept["half"], exact=frozenset(kept["exact"]))
+    keeper.plan["precision"] = {"half": precision.half, "exact": sorted(precision.exact)}
+    return replace(learner, precision=precision)
+
+
+def _words(backbone: Backbone, strategy: Trained) -> str:
+    start = "a new random head" if strategy.start == "random" else "the solved head"
+    if isinstance(strategy, Full):
+        return f"the whole network, from {start}"
+    if isinstance(strategy, Scratch):
+        return f"the whole network, from its weights as they came ({backbone.weights})"
+    if isinstance(strategy, Norm):
+        return f"scale and shift of every normalisation and the head, from {start}"
+    if isinstance(strategy, Gradual):
+        return f"one stage more in each phase and the head, from {start}"
+    names = [stage.name for stage in backbone.stages if stage.number is not None and stage.number <= strategy.stages]
+    return f"{', '.join(names)} and the head, from {start}"

@@ -10,16 +10,22 @@ from torch import Tensor
 
 from regraft.backbone.attach import HeadWeights
 from regraft.backbone.features import Features, mean_of
+from regraft.backbone.freeze import keeps_statistics
 from regraft.cache.engines import pick_device
 from regraft.cache.extract import Activations, extract_boundary
 from regraft.errors import UsageError
-from regraft.recipe import Head
+from regraft.strategies import Head
+from regraft.train.budget import epochs_that_fit
 from regraft.train.groups import parameter_groups
 from regraft.train.head_fit import describe_fit
-from regraft.train.loop import Learner, Read, answer, train
+from regraft.train.judge import answer
+from regraft.train.learning import reading
+from regraft.train.lessons import Learner, Read
+from regraft.train.loop import train
 from regraft.train.own_head import Averaged, OwnHead, channels_first, linear_of, reads_the_same, stage_of
 from regraft.train.path import choose_l2
-from regraft.train.setting import Model, Setting, history_of, lessons_of, reading, solved_model, telling
+from regraft.train.phase_keeper import PhaseKeeper
+from regraft.train.setting import Model, Setting, history_of, lessons_of, solved_model, telling
 
 SOLVED = "your head is linear in what it reads: solved to its optimum, not trained"
 _READ_ROWS = 256
@@ -35,7 +41,7 @@ def fit_own(setting: Setting, strategy: Head, own: OwnHead) -> Model:
 
 
 def _train(setting: Setting, strategy: Head, own: OwnHead) -> Model:
-    how, device = strategy.training(), pick_device(setting.device)
+    how, device = strategy.how, pick_device(setting.device)
     module = Averaged(copy.deepcopy(own.module)).to(device)
     if not any(value.requires_grad for value in module.parameters()):
         raise UsageError(
@@ -50,24 +56,28 @@ def _train(setting: Setting, strategy: Head, own: OwnHead) -> Model:
     learner = Learner(
         module=module,
         set_modes=modes,
-        groups=parameter_groups(module, rate=how.rate, weight_decay=how.weight_decay),
+        groups=parameter_groups(module.named_parameters(), {}, lr=how.base_lr, depth_decay=1.0, weight_decay=how.weight_decay),
+        state=dict(module.state_dict(keep_vars=True)),
         device=device,
+        moves_statistics=any(map(keeps_statistics, module.modules())),
     )
-    read = _read(setting, own)
-    lessons = lessons_of(setting, read, how.balance)
-    tell = telling(setting, how.epochs)
-    course = train(learner, lessons, how, seed=setting.seed, on_epoch=tell, progress=setting.progress)
-    judged_NK = answer(learner, read, lessons.validation, how.batch)
-    test_MK = answer(learner, read, setting.test_rows, how.batch)
+    lessons = replace(lessons_of(setting, how.balance), read=_read(setting, own))
+    keeper = PhaseKeeper(setting.keepers(strategy.name), 0, [])
+    how = epochs_that_fit(how, learner, lessons, keeper, setting.seed, setting.progress)
+    tell = telling(setting, how.epochs, 0, [])
+    course = train(learner, lessons, how, seed=setting.seed, on_epoch=tell, keeper=keeper, progress=setting.progress)
+    judged_NK = answer(learner, lessons.read, lessons.validation, how.batch_size)
+    test_MK = answer(learner, lessons.read, setting.test_rows, how.batch_size)
     takes = f"the map of {own.stage}" if own.stage else "pooled features"
     return Model(
+        strategy=strategy.name,
         backbone=setting.backbone,
         head=OwnHead(module=module.head.cpu().requires_grad_(False), stage=own.stage),
         choice=setting.solved.choice,
         judged=lessons.validation,
         judged_NK=judged_NK,
         test_MK=test_MK,
-        history=history_of(setting, f"your head ({type(own.module).__name__}) on {takes}", course, lessons, judged_NK),
+        history=history_of(setting, f"your head ({type(own.module).__name__}) on {takes}", [course], lessons, judged_NK),
     )
 
 
@@ -121,6 +131,7 @@ def _solve_on_map(setting: Setting, strategy: Head, own: OwnHead) -> Model:
     weight_KD = np.zeros((classes, columns.width), np.float32)
     weight_KD[:, columns.last_width : columns.last_width + means_ND.shape[1]] = head.weight_KD
     return Model(
+        strategy=strategy.name,
         backbone=setting.backbone,
         head=HeadWeights(taps=(own.stage,), weight_KD=weight_KD, bias_K=head.bias_K),
         choice=head.choice,

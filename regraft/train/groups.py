@@ -1,43 +1,58 @@
 """Which parameters are trained at which rate: every one that trains is in exactly one group."""
 
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
-# Pretrained layers move at this share of the rate of new ones: they are near where they should be.
-PRETRAINED_SHARE = 0.1
+from regraft.backbone.model import Backbone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Parameters that share a learning rate and a weight decay."""
+    """Parameters that share a learning rate and a weight decay, by name."""
 
     name: str
-    rate: float
+    lr: float
     weight_decay: float
-    parameters: tuple[nn.Parameter, ...]
+    parameters: Mapping[str, nn.Parameter]
 
 
 def parameter_groups(
-    module: nn.Module, *, rate: float, weight_decay: float, new: Collection[nn.Parameter] | None = None
+    named: Iterable[tuple[str, nn.Parameter]],
+    depths: Mapping[str, int],
+    *,
+    lr: float,
+    depth_decay: float,
+    weight_decay: float,
 ) -> tuple[Group, ...]:
-    """The groups of all parameters of `module` that require gradients.
+    """The groups of all parameters that require gradients.
 
-    Those in `new` (None: all) have the rate `rate`, the others PRETRAINED_SHARE of it. Norms and biases, which have one
-    dimension, are not decayed: they do not grow with the depth of the product that decay keeps small.
+    A parameter of depth d moves at `lr` times `depth_decay` to the power of d; `depths` has those above 0, by name. Norms and
+    biases, which have one dimension, are not decayed: they do not grow with the depth of the product that decay keeps small.
     """
-    fresh = None if new is None else {id(value) for value in new}
-    parted: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for value in module.parameters():
+    parted: dict[tuple[int, bool], dict[str, nn.Parameter]] = {}
+    for name, value in named:
         if value.requires_grad:
-            parted.setdefault((fresh is None or id(value) in fresh, value.ndim > 1), []).append(value)
+            parted.setdefault((depths.get(name, 0), value.ndim > 1), {})[name] = value
     return tuple(
         Group(
-            name=f"{'new' if is_new else 'pretrained'} {'weights' if decays else 'norms and biases'}",
-            rate=rate if is_new else rate * PRETRAINED_SHARE,
+            name=f"depth {depth}, {'weights' if decays else 'norms and biases'}",
+            lr=lr * depth_decay**depth,
             weight_decay=weight_decay if decays else 0.0,
-            parameters=tuple(values),
+            parameters=values,
         )
-        for (is_new, decays), values in parted.items()
+        for (depth, decays), values in sorted(parted.items(), key=lambda item: (item[0][0], not item[0][1]))
     )
+
+
+def depths_of(backbone: Backbone) -> dict[str, int]:
+    """How many stages stand between a parameter and the head: 0 in the last stage; those of no stage are with the deepest.
+
+    Heads are not among them.
+    """
+    heads = tuple(f"{head.path}." for head in backbone.heads)
+    numbered = {name: (stage.number or 1) - 1 for stage in backbone.stages for name in stage.parameters}
+    deepest = max(numbered.values(), default=0)
+    names = (name for name, _ in backbone.module.named_parameters() if not name.startswith(heads))
+    return {name: numbered.get(name, deepest) for name in names}

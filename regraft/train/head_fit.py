@@ -10,7 +10,7 @@ from regraft.backbone.features import Columns
 from regraft.cache.store import FeatureRows
 from regraft.errors import UsageError
 from regraft.progress import Progress
-from regraft.recipe import Head
+from regraft.strategies import Head
 from regraft.train.path import PathResult, choose_l2
 from regraft.values import FloatArray, HeadChoice
 

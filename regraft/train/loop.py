@@ -1,66 +1,34 @@
 """The training loop, for whatever cannot be solved: a head of one's own, the last stages, a whole network.
 
-One label per image: cross-entropy. Several: binary cross-entropy, each label by itself. Images may weigh differently; what
-auxiliary heads say counts less and is heard in training only. The validation images choose the epoch, by their loss at the
-temperature that suits it best: a network that learns all training images by heart gets ever surer of itself, and its plain loss
-grows while it still gets better at telling classes apart.
+The validation images choose the epoch, by their loss at the temperature that suits it best: a network that learns all training
+images by heart gets ever surer of itself, and its plain loss grows while it still gets better at telling classes apart.
+
+Between any two steps all of its state can be kept and taken up again; see `keeper`. Randomness is counted, so what follows is
+the same, bit for bit, on the same processor with the same number of threads.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from regraft.backbone.weights import put_state
 from regraft.errors import Diverged
-from regraft.evaluate.temperature import tempered_loss
 from regraft.progress import Progress, Silent
-from regraft.recipe import Training
-from regraft.train.chance import order_of, seeded
-from regraft.train.groups import Group
-from regraft.train.schedule import cosine
+from regraft.strategies import Training
+from regraft.train.chance import order_of
+from regraft.train.judge import Judged, judge
+from regraft.train.keeper import Keeper, Kept, Nowhere, Stopping, stoppable
+from regraft.train.lessons import Learner, Lessons
+from regraft.train.schedule import factor
+from regraft.train.step import Averaged, Stepper, make_optimizer
 from regraft.values import Epoch
 
-# The batch of images `rows` as the inputs of the module, in an epoch; None shows them as they are.
-Read = Callable[[NDArray[np.int64], int | None], tuple[Tensor, ...]]
-
-# As Inception V3 was trained (Szegedy et al., 2015).
-AUXILIARY_WEIGHT = 0.4
-# Longer gradients are shortened: one odd batch does not throw a network off.
-LONGEST_GRADIENT = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lessons:
-    """What is learned from: how images are read, (N,) class indices or (N, K) booleans, and weights (N,) or (N, K).
-
-    `train` and `validation` are positions among the N; the weights have mean 1 over the former.
-    """
-
-    read: Read
-    targets: NDArray[np.int64] | NDArray[np.bool_]
-    weights: NDArray[np.float64]
-    train: NDArray[np.int64]
-    validation: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Learner:
-    """What learns: a module from inputs to logits (N, K), or in train mode to a tuple of these and auxiliary ones.
-
-    `set_modes(training)` puts every part into its mode; `groups` hold all that trains, on `device`.
-    """
-
-    module: nn.Module
-    set_modes: Callable[[bool], None]
-    groups: tuple[Group, ...]
-    device: str = "cpu"
+_NOWHERE = Nowhere()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,80 +49,38 @@ def train(
     *,
     seed: int,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
+    keeper: Keeper = _NOWHERE,
     progress: Progress = Silent(),
 ) -> Course:
     """Train `learner.module`, in place: give it a network of its own. It ends in eval mode with the weights of the best epoch.
 
-    The same seed gives the same weights on the same processor with the same number of threads. Raises Diverged when a loss or a
-    gradient is no number any more.
+    Goes on from what `keeper` recalls. Raises Diverged when a loss or a gradient is no number any more, OutOfSpace where a
+    single image does not fit into memory or a checkpoint not on the disk, Interrupted (after a checkpoint) on a signal.
     """
-    optimiser = torch.optim.AdamW(
-        [{"params": group.parameters, "lr": group.rate, "weight_decay": group.weight_decay} for group in learner.groups]
-    )
-    batches = math.ceil(len(lessons.train) / how.batch)
-    kept, chosen = _state(learner.module), 0
-    start = judge(learner, lessons, how.batch)
-    best, epochs = start.tempered if math.isfinite(start.tempered) else math.inf, list[Epoch]()
-    with progress.task("training", how.epochs * len(lessons.train), "image") as task:
-        for number in range(1, how.epochs + 1):
-            began = time.perf_counter()
-            loss, accuracy = _one_epoch(learner, lessons, how, optimiser, number, batches, seed, task.advance)
-            judged = judge(learner, lessons, how.batch)
-            if judged.tempered < best:
-                kept, chosen, best = _state(learner.module), number, judged.tempered
-            epochs.append(
-                Epoch(
-                    number=number,
-                    loss=loss,
-                    accuracy=accuracy,
-                    validation_loss=judged.loss,
-                    validation_accuracy=judged.accuracy,
-                    tempered_loss=judged.tempered,
-                    rate=max(group["lr"] for group in optimiser.param_groups),
-                    seconds=time.perf_counter() - began,
-                )
-            )
-            on_epoch(epochs[-1])
-    put_state(learner.module, kept)
-    learner.set_modes(False)
-    return Course(
-        start_loss=start.loss,
-        start_accuracy=start.accuracy,
-        start_tempered=start.tempered,
-        epochs=tuple(epochs),
-        chosen=chosen,
-    )
+    run = _Run(learner, lessons, how, seed, progress)
+    before = keeper.recall()
+    with progress.task("training", how.epochs * len(lessons.train), "image") as task, stoppable() as stopping:
+        if before is not None:
+            run.restore(before)
+        else:
+            run.judge_start()
+            _keep(run, keeper, stopping)
+        task.advance(run.seen())
+        for epoch in run.epochs:
+            on_epoch(epoch)
+        while not run.finished():
+            for count in run.one_epoch():
+                task.advance(count)
+                if stopping.due():
+                    _keep(run, keeper, stopping)
+            on_epoch(run.end_epoch())
+            _keep(run, keeper, stopping)
+    return run.end()
 
 
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def _one_epoch(
-    learner: Learner,
-    lessons: Lessons,
-    how: Training,
-    optimiser: torch.optim.Optimizer,
-    number: int,
-    batches: int,
-    seed: int,
-    advance: Callable[[int], None],
-) -> tuple[float, float]:
-    """One pass over the training images; their mean loss and accuracy on the way."""
-    learner.set_modes(True)
-    order = lessons.train[order_of(len(lessons.train), seed, number)]
-    total, hits = 0.0, 0
-    for index, rows in enumerate(split_batches(order, how.batch)):
-        step = (number - 1) * batches + index
-        factor = cosine(step, how.epochs * batches)
-        for group, own in zip(optimiser.param_groups, learner.groups, strict=True):
-            group["lr"] = own.rate * factor
-        with seeded(seed, number, index):
-            loss, right = _one_step(learner, lessons, rows, optimiser, number)
-        total += loss * len(rows)
-        hits += right
-        advance(len(rows))
-    return total / len(order), hits / len(order)
+def _keep(run: "_Run", keeper: Keeper, stopping: Stopping) -> None:
+    keeper.keep(run.kept())
+    stopping.check()
 
 
 def split_batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
@@ -169,93 +95,181 @@ def split_batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int
         yield rows[start:stop]
 
 
-def _one_step(
-    learner: Learner, lessons: Lessons, rows: NDArray[np.int64], optimiser: torch.optim.Optimizer, number: int
-) -> tuple[float, int]:
-    inputs = [value.to(learner.device) for value in lessons.read(rows, number)]
-    optimiser.zero_grad(set_to_none=True)
-    main, *auxiliary = outputs_of(learner.module(*inputs))
-    targets, weights = _answers(lessons, rows, learner.device)
-    loss = _losses(main, targets, weights).mean()
-    whole = loss + AUXILIARY_WEIGHT * sum(_losses(logits, targets, weights).mean() for logits in auxiliary)
-    torch.autograd.backward(whole)
-    trained = [value for group in learner.groups for value in group.parameters]
-    length = nn.utils.clip_grad_norm_(trained, LONGEST_GRADIENT)
-    if not (math.isfinite(whole.item()) and math.isfinite(length.item())):
-        raise _diverged(whole.item(), number, max(group["lr"] for group in optimiser.param_groups))
-    optimiser.step()
-    return loss.item(), int(_right(main.detach(), targets).sum())
+def batches_of(count: int, size: int) -> int:
+    """How many batches `split_batches` makes of so many images."""
+    return sum(1 for _ in split_batches(np.arange(count, dtype=np.int64), size))
 
 
-def outputs_of(value: Any) -> list[Tensor]:
-    """The main logits, then those of auxiliary heads; a network leaves those out that it was built without.
+class _Run:
+    """A training under way. What is not in `kept` follows from the recipe."""
 
-    Raises TypeError for anything but a tensor or several.
-    """
-    found = [value] if isinstance(value, Tensor) else [one for one in value if one is not None]
-    if not found or not all(isinstance(one, Tensor) and one.dim() == 2 and one.shape == found[0].shape for one in found):
-        raise TypeError(f"gave a {type(value).__name__}, which is not logits (N, K), or several of them")
-    return found
+    def __init__(self, learner: Learner, lessons: Lessons, how: Training, seed: int, progress: Progress) -> None:
+        self.learner, self.lessons, self.how, self.seed = learner, lessons, how, seed
+        self.optimizer = make_optimizer(learner, how)
+        self.stepper = Stepper(learner, lessons, how, self.optimizer, seed, progress)
+        self.averaged = Averaged(learner, how.ema) if how.ema else None
+        self.batches = batches_of(len(lessons.train), how.batch_size)
+        self.start = Judged(math.nan, math.nan, math.nan)
+        self.epochs: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+        self.chosen = 0
+        self.index = 0  # of the next step in the epoch under way
+        self.loss, self.hits, self.images, self.seconds = 0.0, 0, 0, 0.0
+
+    def judge_start(self) -> None:
+        self.start = judge(self.learner, self.lessons, self.how.batch_size)
+        self.best = snapshot(self.learner.state)
+
+    def seen(self) -> int:
+        return len(self.epochs) * len(self.lessons.train) + self.images
+
+    def finished(self) -> bool:
+        patience = self.how.patience
+        tired = patience is not None and len(self.epochs) - self.chosen >= patience
+        return len(self.epochs) >= self.how.epochs or tired
+
+    def one_epoch(self) -> Iterator[int]:
+        """The steps that are left of an epoch; after each, how many images it took."""
+        number = len(self.epochs) + 1
+        self.learner.set_modes(True)
+        order = self.lessons.train[order_of(len(self.lessons.train), self.seed, number)]
+        for index, rows in enumerate(split_batches(order, self.how.batch_size)):
+            if index < self.index:
+                continue
+            began = time.perf_counter()
+            taken = self.stepper.step(rows, number, index, self._factor(number, index))
+            if self.averaged:
+                self.averaged.follow()
+            self.index += 1
+            self.loss += taken.loss * len(rows)
+            self.hits += taken.right
+            self.images += len(rows)
+            self.seconds += time.perf_counter() - began
+            yield len(rows)
+
+    def _factor(self, number: int, index: int) -> float:
+        losses = [self.start.tempered, *(epoch.tempered_loss for epoch in self.epochs)]
+        step = (number - 1) * self.batches + index
+        return factor(self.how.schedule, step, batches=self.batches, epochs=self.how.epochs, losses=losses)
+
+    def end_epoch(self) -> Epoch:
+        """Judge, and remember the weights if they are the best so far."""
+        began = time.perf_counter()
+        if self.averaged:
+            self.averaged.swap()
+        judged = judge(self.learner, self.lessons, self.how.batch_size)
+        best = min([self.start.tempered, *(epoch.tempered_loss for epoch in self.epochs)], key=_none_last)
+        if judged.tempered < _none_last(best):
+            self.best, self.chosen = snapshot(self.learner.state), len(self.epochs) + 1
+        if self.averaged:
+            self.averaged.swap()
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.epochs.append(
+            Epoch(
+                number=len(self.epochs) + 1,
+                loss=self.loss / self.images,
+                accuracy=self.hits / self.images,
+                validation_loss=judged.loss,
+                validation_accuracy=judged.accuracy,
+                tempered_loss=judged.tempered,
+                rate=max(rates),
+                lowest_rate=min(rates),
+                seconds=self.seconds + time.perf_counter() - began,
+            )
+        )
+        self.index = 0
+        self.loss, self.hits, self.images, self.seconds = 0.0, 0, 0, 0.0
+        return self.epochs[-1]
+
+    def end(self) -> Course:
+        put(self.learner.state, self.best)
+        self.learner.set_modes(True)  # what was computed from other weights is dropped
+        self.learner.set_modes(False)
+        return Course(
+            start_loss=self.start.loss,
+            start_accuracy=self.start.accuracy,
+            start_tempered=self.start.tempered,
+            epochs=tuple(self.epochs),
+            chosen=self.chosen,
+        )
+
+    def kept(self) -> Kept:
+        """All of the state. Raises Diverged where a weight is no number: such a state is not worth keeping."""
+        tensors = {f"live.{name}": value.detach() for name, value in self.learner.state.items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        if self.averaged:
+            tensors |= {f"mean.{name}": value for name, value in self.averaged.mean.items()}
+        for name, value in self._trained().items():
+            moments = self.optimizer.state.get(value, {})
+            tensors |= {f"optimizer.{key}.{name}": moment for key, moment in moments.items() if isinstance(moment, Tensor)}
+        _check_finite(tensors)
+        return Kept(
+            tensors=tensors,
+            facts={
+                "start": asdict(self.start),
+                "epochs": [asdict(epoch) for epoch in self.epochs],
+                "chosen": self.chosen,
+                "index": self.index,
+                "sums": [self.loss, self.hits, self.images, self.seconds],
+                "averaged_steps": self.averaged.steps if self.averaged else 0,
+                "images_at_a_time": self.stepper.most,
+                "trains": sorted(self._trained()),
+            },
+        )
+
+    def restore(self, kept: Kept) -> None:
+        facts, tensors = kept.facts, kept.tensors
+        self.start = Judged(**facts["start"])
+        self.epochs = [Epoch(**fields) for fields in facts["epochs"]]
+        self.chosen, self.index = facts["chosen"], facts["index"]
+        self.loss, self.hits, self.images, self.seconds = facts["sums"]
+        self.stepper.most = facts["images_at_a_time"]
+        put(self.learner.state, _named(tensors, "live."))
+        self.best = {name: value.to(self.learner.device) for name, value in _named(tensors, "best.").items()}
+        if self.averaged:
+            self.averaged.steps = facts["averaged_steps"]
+            put(self.averaged.mean, _named(tensors, "mean."))
+        trained = self._trained()
+        for name, moment in _named(tensors, "optimizer.").items():
+            key, _, parameter = name.partition(".")
+            # AdamW counts its steps on the processor, whatever the device of the weights.
+            where = torch.device("cpu") if moment.dim() == 0 else trained[parameter].device
+            self.optimizer.state[trained[parameter]][key] = _like(moment, trained[parameter]).to(where)
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: value for group in self.learner.groups for name, value in group.parameters.items()}
 
 
-def _diverged(loss: float, number: int, rate: float) -> Diverged:
-    what = "gradients without end" if math.isfinite(loss) else f"a loss of {loss}"
-    return Diverged(
-        expected="a loss and gradients that are numbers",
-        got=f"{what} in epoch {number}, at rate {rate:.2g}",
-        fix=f"give a smaller rate, for example rate={rate / 10:.1g}; if that changes nothing, the weights hold no numbers",
-    )
+def _like(moment: Tensor, value: Tensor) -> Tensor:
+    """In the memory layout of its parameter, as the optimiser makes it: other layouts add up in another order."""
+    if moment.dim() != 4:
+        return moment.clone()
+    return torch.empty_like(value, device="cpu").copy_(moment)
 
 
-def _answers(lessons: Lessons, rows: NDArray[np.int64], device: str) -> tuple[Tensor, Tensor]:
-    weights = torch.from_numpy(lessons.weights[rows]).float()
-    return torch.from_numpy(lessons.targets[rows]).to(device), weights.to(device)
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _losses(logits_NK: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """The weighted loss of each image, in nats; for several labels the mean over labels."""
-    if targets.ndim == 1:
-        return nn.functional.cross_entropy(logits_NK.float(), targets, reduction="none") * weights
-    losses_NK = nn.functional.binary_cross_entropy_with_logits(logits_NK.float(), targets.float(), reduction="none")
-    return (losses_NK * weights).mean(dim=1)
+def _none_last(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf
 
 
-def _right(logits_NK: Tensor, targets: Tensor) -> Tensor:
-    """Which images are answered right: the class, or every label."""
-    if targets.ndim == 1:
-        return logits_NK.argmax(dim=1) == targets
-    return ((logits_NK > 0) == targets).all(dim=1)
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise Diverged(
+                expected="weights that are numbers", got=f"none in {name}", fix="give a smaller rate, for example --lr 1e-5"
+            )
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """Mean weighted loss, accuracy, and the loss at its best temperature, on the validation images."""
-
-    loss: float
-    accuracy: float
-    tempered: float
+def snapshot(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors, by name."""
+    return {name: value.detach().clone() for name, value in state.items()}
 
 
-def judge(learner: Learner, lessons: Lessons, batch: int) -> Judged:
-    """How good the module is on the validation images."""
-    logits_VK = answer(learner, lessons.read, lessons.validation, batch)
-    logits, (targets, weights) = torch.from_numpy(logits_VK), _answers(lessons, lessons.validation, "cpu")
-    rows = lessons.validation
-    return Judged(
-        loss=float(_losses(logits, targets, weights).mean()),
-        accuracy=float(_right(logits, targets).float().mean()),
-        tempered=tempered_loss(logits_VK, lessons.targets[rows], lessons.weights[rows]),
-    )
-
-
-def answer(learner: Learner, read: Read, rows: NDArray[np.int64] | Sequence[int], batch: int) -> NDArray[np.float32]:
-    """(n, K) logits of images in eval mode, as they are; (0, 0) of none."""
-    learner.set_modes(False)
-    every = np.asarray(rows, np.int64)
-    parts = []
-    # Not inference_mode: what a network keeps of such a pass could not take part in a later backward pass.
-    with torch.no_grad():
-        for start in range(0, len(every), batch):
-            inputs = [value.to(learner.device) for value in read(every[start : start + batch], None)]
-            parts.append(learner.module(*inputs).float().cpu().numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+@torch.no_grad()
+def put(state: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copy values into tensors of the same names; those that `values` lacks stay."""
+    for name, value in values.items():
+        state[name].copy_(value)

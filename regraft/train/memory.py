@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from regraft.recipe import Head
+from regraft.strategies import Head
 from regraft.train.head_fit import HeadFit
 from regraft.values import HeadChoice, Strength
 

@@ -17,7 +17,7 @@ from regraft.backbone.head import replace_layer
 from regraft.backbone.model import Backbone, Boundary, Stage
 from regraft.backbone.own import found_at, importing_from
 from regraft.errors import UsageError, first_line
-from regraft.recipe import Head, Strategy
+from regraft.strategies import Head, Strategy
 from regraft.train.chance import seeded
 
 MadeBy = Callable[..., Any]
@@ -162,7 +162,7 @@ def baseline_of(strategy: Strategy, backbone: Backbone, own: OwnHead | None) -> 
     """The solved head that runs first: what a linear head of the user's own is itself, and what anything else has to beat."""
     if not isinstance(strategy, Head):
         return Head(balance=strategy.balance)
-    plain = replace(strategy, module=None, epochs=None, rate=None)
+    plain = replace(strategy, module=None, training=None)
     linear = own is not None and linear_of(own) is not None and reads_the_same(backbone, own)
     return replace(plain, features="last") if linear else plain
 

@@ -1,8 +1,10 @@
 """What a strategy starts from, and what it leaves behind."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,28 +12,30 @@ from torch import Tensor
 
 from regraft.backbone.attach import HeadWeights
 from regraft.backbone.model import Backbone
-from regraft.cache.extract import Activations, Extracted
+from regraft.cache.extract import Extracted
 from regraft.errors import TooFewImages
 from regraft.evaluate.compare import mean_and_error
 from regraft.evaluate.interval import wilson
 from regraft.evaluate.probability import decisions, right
 from regraft.progress import Progress
-from regraft.recipe import Balance
+from regraft.strategies import Balance
 from regraft.task.classify import predictions_of
-from regraft.train.chance import flipped
 from regraft.train.head_fit import HeadFit
-from regraft.train.loop import Course, Lessons, Read
+from regraft.train.keeper import Keeper, Nowhere
+from regraft.train.lessons import Lessons
+from regraft.train.loop import Course
 from regraft.train.observed import Observed
 from regraft.train.own_head import OwnHead
 from regraft.train.path import balanced_weights
-from regraft.values import Epoch, FloatArray, HeadChoice, History, Sample
+from regraft.values import Compared, Epoch, FloatArray, HeadChoice, History, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """The images as the network saw them, and the solved head, which every other strategy starts from or has to beat.
 
-    `targets` are those of the training images, (N,) class indices or (N, K) booleans.
+    `targets` are those of the training images, (N,) class indices or (N, K) booleans. `cache_limit` bounds in bytes what is
+    kept of the images for a training. `keepers` gives what keeps the states of a strategy, `on_epoch` hears of each epoch.
     """
 
     backbone: Backbone
@@ -44,6 +48,9 @@ class Setting:
     device: str
     seed: int
     progress: Progress
+    cache_limit: int = 20 * 10**9
+    keepers: Callable[[str], Keeper] = lambda _: Nowhere()
+    on_epoch: Callable[[Epoch], None] = lambda _: None
 
     @property
     def images(self) -> tuple[Sample, ...]:
@@ -58,13 +65,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What a strategy made: a network with its head, and answers to images that it was not fitted on.
+    """What the strategy of that name made: a network with its head, and answers to images that it was not fitted on.
 
     `judged` are positions of training images, `judged_NK` the logits for them: of all, each by a head that had not seen it, or
     where `history` is there of its validation images. `test_MK` are the logits of the test images. `choice` is the solved
     head's.
     """
 
+    strategy: str
     backbone: Backbone
     head: HeadWeights | OwnHead
     choice: HeadChoice
@@ -72,6 +80,7 @@ class Model:
     judged_NK: FloatArray
     test_MK: FloatArray
     history: History | None = None
+    compared: tuple[Compared, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -79,6 +88,7 @@ def solved_model(setting: Setting) -> Model:
     """The solved head as it is."""
     head, columns = setting.solved, setting.extracted.columns
     return Model(
+        strategy="head",
         backbone=setting.backbone,
         head=HeadWeights(taps=columns.taps if head.features == "stages" else (), weight_KD=head.weight_KD, bias_K=head.bias_K),
         choice=head.choice,
@@ -88,11 +98,18 @@ def solved_model(setting: Setting) -> Model:
     )
 
 
-def lessons_of(setting: Setting, read: Read, balance: Balance) -> Lessons:
-    """All training images but a fold, which is for validation. Raises TooFewImages where next to nothing is left."""
+# Validation images above so many cost time in every epoch and training images; so many tell epochs apart.
+MOST_VALIDATION = 2500
+
+
+def lessons_of(setting: Setting, balance: Balance) -> Lessons:
+    """All training images but a fold or a part of one, which is for validation; how they are read is yet to be said.
+
+    Raises TooFewImages where next to nothing is left.
+    """
     folds_N, targets = setting.observed.folds_N, setting.targets
-    fold = validation_fold(folds_N, targets)
-    train = np.flatnonzero(folds_N != fold)
+    validation = _at_most(np.flatnonzero(folds_N == validation_fold(folds_N, targets)), setting.observed.train, targets)
+    train = np.setdiff1d(np.arange(len(folds_N)), validation)
     if len(train) < 2:
         raise TooFewImages(
             expected="two images or more to train on, beside those for validation",
@@ -101,12 +118,32 @@ def lessons_of(setting: Setting, read: Read, balance: Balance) -> Lessons:
         )
     weights = balanced_weights(targets, len(setting.classes)).T if balance == "auto" else np.ones((len(targets), 1))
     return Lessons(
-        read=read,
+        read=_unsaid,
         targets=targets,
         weights=weights[:, 0] if targets.ndim == 1 else weights,
         train=train,
-        validation=np.flatnonzero(folds_N == fold),
+        validation=validation,
+        names=tuple(sample.name for sample in setting.images),
     )
+
+
+def _unsaid(rows: NDArray[np.int64], epoch: int | None) -> tuple[Tensor, ...]:
+    raise AssertionError("how images are read has to be said first")
+
+
+def _at_most(fold: NDArray[np.int64], samples: Sequence[Sample], targets: NDArray[Any]) -> NDArray[np.int64]:
+    """The fold, or where it is large whole groups of it up to MOST_VALIDATION images, drawn the same on every run."""
+    if len(fold) <= MOST_VALIDATION:
+        return fold
+    groups: dict[str, list[int]] = {}
+    for row in fold:
+        groups.setdefault(samples[row].group or samples[row].name, []).append(int(row))
+    kept: list[int] = []
+    for name in sorted(groups, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()):
+        if len(kept) >= MOST_VALIDATION:
+            break
+        kept += groups[name]
+    return np.array(sorted(kept), np.int64)
 
 
 def validation_fold(folds_N: NDArray[np.int64], targets: NDArray[np.int64] | NDArray[np.bool_]) -> int:
@@ -119,53 +156,49 @@ def validation_fold(folds_N: NDArray[np.int64], targets: NDArray[np.int64] | NDA
     return max(map(int, np.unique(folds_N)), key=kept)
 
 
-def reading(activations: Activations) -> Read:
-    """Values from the cache, the same in every epoch."""
-    return lambda rows, _: activations[rows]
-
-
-def mirroring(read: Read, images: int, seed: int) -> Read:
-    """Pixels (n, H, W, C) of which an epoch shows about half mirrored."""
-
-    def read_mirrored(rows: NDArray[np.int64], epoch: int | None) -> tuple[Tensor, ...]:
-        (pixels,) = read(rows, epoch)
-        if epoch is not None:
-            chosen = flipped(images, seed, epoch)[rows]
-            pixels[chosen] = pixels[chosen].flip(2)
-        return (pixels,)
-
-    return read_mirrored
-
-
-def telling(setting: Setting, epochs: int) -> Callable[[Epoch], None]:
-    """Says each epoch in a line."""
+def telling(setting: Setting, epochs: int, phase: int, told: list[Epoch]) -> Callable[[Epoch], None]:
+    """Says each epoch in a line, and to whoever else listens, numbered on through the phases; `told` collects them."""
+    before = len(told)
 
     def tell(epoch: Epoch) -> None:
+        whole = replace(epoch, number=before + epoch.number, phase=phase + 1)
+        told.append(whole)
+        setting.on_epoch(whole)
+        words = f"phase {phase + 1}, " if phase else ""
+        rates = f"{epoch.rate:.1e}" + (f" to {epoch.lowest_rate:.1e}" if epoch.lowest_rate < epoch.rate else "")
         setting.progress.note(
-            f"epoch {epoch.number}/{epochs}: loss {epoch.loss:.3f}, {100 * epoch.accuracy:.1f} % right; validation loss "
-            f"{epoch.validation_loss:.3f}, {100 * epoch.validation_accuracy:.1f} % right; rate {epoch.rate:.1e}; "
+            f"{words}epoch {epoch.number}/{epochs}: loss {epoch.loss:.3f}, {100 * epoch.accuracy:.1f} % right; validation loss "
+            f"{epoch.validation_loss:.3f}, {100 * epoch.validation_accuracy:.1f} % right; rate {rates}; "
             f"{epoch.seconds:.1f} s"
         )
 
     return tell
 
 
-def history_of(setting: Setting, what: str, course: Course, lessons: Lessons, logits_VK: FloatArray) -> History:
-    """The course of a training beside the solved head, on the same validation images."""
+def history_of(
+    setting: Setting, what: str, courses: Sequence[Course], lessons: Lessons, logits_VK: FloatArray, share: float = 1.0
+) -> History:
+    """The courses of a training's phases beside the solved head, on the same validation images."""
     validation = lessons.validation
     samples = [setting.observed.train[i] for i in validation]
     trained, solved = (_right(setting, samples, logits) for logits in (logits_VK, setting.solved.out_of_fold_NK[validation]))
     groups = [sample.group or sample.name for sample in samples]
     gain, gain_se = mean_and_error(trained.astype(np.float64) - solved, groups)
+    epochs, chosen = list[Epoch](), 0
+    for phase, course in enumerate(courses):
+        # A phase of which no epoch was kept ends where the one before it did.
+        chosen = len(epochs) + course.chosen if course.chosen else chosen
+        epochs += [replace(epoch, number=len(epochs) + i, phase=phase + 1) for i, epoch in enumerate(course.epochs, 1)]
     return History(
         what=what,
         train=len(lessons.train),
         validation=len(validation),
-        start_loss=course.start_loss,
-        start_accuracy=course.start_accuracy,
-        start_tempered=course.start_tempered,
-        epochs=course.epochs,
-        chosen=course.chosen,
+        start_loss=courses[0].start_loss,
+        start_accuracy=courses[0].start_accuracy,
+        start_tempered=courses[0].start_tempered,
+        epochs=tuple(epochs),
+        chosen=chosen,
+        share=share,
         accuracy=wilson(int(trained.sum()), len(trained)),
         solved=wilson(int(solved.sum()), len(solved)),
         gain=gain,

@@ -1,9 +1,15 @@
 """From the solved head to what the recipe asks for."""
 
+from dataclasses import replace
+from typing import cast
+
 from regraft.backbone.freeze import plan_training
 from regraft.backbone.model import Backbone
-from regraft.recipe import Head, Strategy
-from regraft.train.fit_network import fit_network
+from regraft.backbone.own import found_at
+from regraft.errors import UsageError
+from regraft.strategies import Augment, Auto, Head, Strategy
+from regraft.train.auto import fit_auto
+from regraft.train.fit_network import fit_network, phases_of
 from regraft.train.fit_own import fit_own
 from regraft.train.own_head import OwnHead
 from regraft.train.setting import Model, Setting, solved_model
@@ -11,8 +17,33 @@ from regraft.train.setting import Model, Setting, solved_model
 
 def check_strategy(strategy: Strategy, backbone: Backbone) -> None:
     """Raise UsageError for stages or rules that the network does not have: told before any work."""
-    if not isinstance(strategy, Head):
-        plan_training(backbone, strategy.name, freeze=strategy.freeze)
+    if isinstance(strategy, Head | Auto):
+        return
+    for phase in phases_of(backbone, strategy):
+        plan_training(backbone, phase.trains, freeze=strategy.freeze)
+
+
+def resolved(strategy: Strategy) -> Strategy:
+    """The strategy with the user's own augmentation where that was named as text. Raises UsageError."""
+    if isinstance(strategy, Head):
+        return strategy
+    if isinstance(strategy, Auto):
+        how = strategy.training
+        return replace(strategy, training=replace(how, augment=_found(how.augment)))
+    return replace(strategy, augment=_found(strategy.augment))
+
+
+def _found(augment: Augment) -> Augment:
+    if not isinstance(augment, str) or not augment.startswith("module:"):
+        return augment
+    found = found_at(augment.removeprefix("module:"))
+    if not callable(found):
+        raise UsageError(
+            expected=f"{augment} to be a transform of images, or a function",
+            got=f"a {type(found).__name__}",
+            fix="name another",
+        )
+    return cast(Augment, found)
 
 
 def apply_strategy(setting: Setting, strategy: Strategy, own: OwnHead | None) -> Model:
@@ -20,6 +51,8 @@ def apply_strategy(setting: Setting, strategy: Strategy, own: OwnHead | None) ->
 
     Raises Diverged, UsageError, and what extracting values raises.
     """
+    if isinstance(strategy, Auto):
+        return fit_auto(setting, strategy)
     if not isinstance(strategy, Head):
         return fit_network(setting, strategy)
     return solved_model(setting) if own is None else fit_own(setting, strategy, own)

@@ -20,8 +20,9 @@ from regraft.evaluate.probability import probabilities
 from regraft.evaluate.table import read_predictions
 from regraft.fitted import Fitted
 from regraft.pipeline import fit
-from regraft.recipe import Data, Features, Head, Recipe
+from regraft.recipe import Data, Recipe
 from regraft.saved import load
+from regraft.strategies import Features, Head
 
 BACKBONES = {
     "efficientnet_lite0": (None, 64),

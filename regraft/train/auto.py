@@ -1,0 +1,190 @@
+"""`auto`: the solved head, then whatever could be better in the time that there is; the costlier only where it is better.
+
+All are judged on the same validation images, which none of them learned from: the solved head's answers to them are those of a
+head that left them out. Compared by likelihood at the temperature that suits each best, image by image: that tells two models
+apart with far fewer images than counting what is right does.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regraft.backbone.freeze import plan_training
+from regraft.cache.engines import has_fast_bf16, pick_device
+from regraft.evaluate.compare import mean_and_error
+from regraft.evaluate.temperature import tempered_losses
+from regraft.strategies import Auto, Full, Partial, Trained, Training
+from regraft.train.budget import epoch_seconds
+from regraft.train.chance import seeded
+from regraft.train.faster import rewritten
+from regraft.train.fit_network import beginning, fit_network, phases_of
+from regraft.train.keeper import Kept
+from regraft.train.learning import learner_of
+from regraft.train.lessons import Lessons
+from regraft.train.network import copy_to_train
+from regraft.train.objective import right
+from regraft.train.precision import StepPrecision
+from regraft.train.setting import Model, Setting, lessons_of, solved_model
+from regraft.train.tuning import SAMPLE
+from regraft.values import Compared, FloatArray
+
+# Fewer epochs than these are not enough to get anywhere from the solved head: docs/measurements.md#auto
+FEWEST_EPOCHS = 3
+MOST_EPOCHS = 30
+# What is left of the time for what is not projected: building caches, judging, saving.
+_SHARE = 0.85
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A strategy with what it is projected to take: seconds before its first epoch, and in each."""
+
+    strategy: Trained
+    setup: float
+    each: float
+
+    def epochs_in(self, seconds: float) -> int:
+        """How many epochs fit."""
+        return min(MOST_EPOCHS, int(max(0.0, seconds - self.setup) / self.each))
+
+
+def fit_auto(setting: Setting, auto: Auto) -> Model:
+    """The best model that `auto.minutes` of training reach, or the solved head where nothing is clearly better.
+
+    Raises what `fit_network` does.
+    """
+    began, budget = time.perf_counter(), 60 * auto.minutes
+    keeper = setting.keepers("auto")
+    kept = keeper.recall()
+    decided: list[dict[str, Any]] = list(kept.facts["decided"]) if kept else []
+    lessons = lessons_of(setting, auto.balance)
+    before = losses_of(setting, lessons, setting.solved.out_of_fold_NK[lessons.validation])
+    compared = [_of_head(setting, lessons, before)]
+    best, model = before, solved_model(setting)
+    for number, candidate in enumerate(_candidates(setting, auto)):
+        if len(decided) <= number:
+            left = _SHARE * (budget - (time.perf_counter() - began))
+            decided.append({"strategy": candidate.strategy.name, "epochs": candidate.epochs_in(left), "each": candidate.each})
+            keeper.keep(Kept(tensors={}, facts={"decided": decided}))
+        epochs = int(decided[number]["epochs"])
+        name = candidate.strategy.name
+        if epochs < FEWEST_EPOCHS:
+            words = f"{decided[number]['each']:.0f} s for each epoch: fewer than {FEWEST_EPOCHS} fit into the time that is left"
+            setting.progress.note(f"auto leaves {name} out: {words} (--minutes)")
+            compared.append(_left_out(name, words))
+            continue
+        setting.progress.note(f"auto tries {name}: {epochs} epochs of about {decided[number]['each']:.1f} s")
+        start = time.perf_counter()
+        tried = fit_network(setting, replace(candidate.strategy, epochs=epochs))
+        outcome, losses = _compare(setting, lessons, tried, before, name, time.perf_counter() - start)
+        compared.append(outcome)
+        gain, error = mean_and_error(best - losses, _groups(setting, lessons))
+        if gain > error:
+            best, model = losses, tried
+        setting.progress.note(_verdict(outcome))
+    return _settled(setting, model, compared)
+
+
+def _settled(setting: Setting, model: Model, compared: list[Compared]) -> Model:
+    name = model.strategy
+    marked = tuple(replace(one, kept=one.strategy == name) for one in compared)
+    setting.progress.note(f"auto keeps {name}")
+    return replace(model, compared=marked)
+
+
+def _verdict(outcome: Compared) -> str:
+    return (
+        f"{outcome.strategy}: {100 * outcome.accuracy:.1f} % of the validation images right; "
+        f"{outcome.gain:+.3f} nats (standard error {outcome.gain_se:.3f}) against the solved head"
+    )
+
+
+def _candidates(setting: Setting, auto: Auto) -> list[Candidate]:
+    """What could be better, the most promising first: the whole network, then the last stages."""
+    how = auto.training
+    options = {
+        name: getattr(how, name)
+        for name in Training.__dataclass_fields__
+        if name not in ("epochs", "minutes", "balance") and getattr(how, name) != Training.__dataclass_fields__[name].default
+    }
+    options |= {"balance": auto.balance}
+    stages = max((stage.number for stage in setting.backbone.stages if stage.number is not None), default=0)
+    depths = [depth for depth in (2,) if depth < stages]
+    strategies: list[Trained] = [Full(**options), *(Partial(stages=depth, **options) for depth in depths)]
+    return [project(setting, strategy) for strategy in strategies]
+
+
+def project(setting: Setting, strategy: Trained) -> Candidate:
+    """What a strategy takes, from a few steps on made-up values of the right shapes."""
+    phase = phases_of(setting.backbone, strategy)[-1]
+    lessons = lessons_of(setting, strategy.balance)
+    start = beginning(setting, phase.boundary, lessons, strategy)
+    with seeded(setting.seed):
+        network = copy_to_train(setting.backbone, start, len(setting.classes), setting.extracted.columns.last_width)
+    plan = plan_training(setting.backbone, phase.trains, freeze=strategy.freeze)
+    learner = learner_of(network, phase.boundary, plan, strategy, pick_device(setting.device))
+    pre = setting.backbone.preprocess
+
+    def read(rows: NDArray[np.int64], epoch: int | None) -> tuple[Tensor, ...]:
+        if phase.boundary.nodes:
+            return tuple(torch.zeros(len(rows), *shape) for shape in phase.boundary.shapes)
+        return (torch.zeros(len(rows), pre.height, pre.width, pre.channels, dtype=torch.uint8),)
+
+    shown: Lessons = replace(lessons, read=read)
+    small = tuple(value.to(learner.device) for value in read(lessons.train[:SAMPLE], None))
+    with rewritten(learner.module, small) as convs:
+        for conv in convs.values():
+            conv.exact = conv.conv.groups > 1
+        half = StepPrecision(half=strategy.precision != "fp32" and has_fast_bf16())
+        each = epoch_seconds(strategy, replace(learner, precision=half), shown, setting.seed)
+    views = strategy.views if isinstance(strategy, Partial) else 0
+    rate = max((timing.images_per_s for timing in setting.extracted.engines if timing.chosen), default=0.0)
+    setup = len(setting.images) * views / rate if rate else 0.0
+    return Candidate(strategy=strategy, setup=setup, each=each)
+
+
+def losses_of(setting: Setting, lessons: Lessons, logits_VK: FloatArray) -> NDArray[np.float64]:
+    """The loss of each validation image in nats, at the one temperature that suits all of them best."""
+    rows = lessons.validation
+    return tempered_losses(logits_VK, lessons.targets[rows], lessons.weights[rows])
+
+
+def _groups(setting: Setting, lessons: Lessons) -> list[str]:
+    samples = (setting.observed.train[i] for i in lessons.validation)
+    return [sample.group or sample.name for sample in samples]
+
+
+def _compare(
+    setting: Setting, lessons: Lessons, model: Model, before: NDArray[np.float64], name: str, seconds: float
+) -> tuple[Compared, NDArray[np.float64]]:
+    losses = losses_of(setting, lessons, model.judged_NK)
+    gain, error = mean_and_error(before - losses, _groups(setting, lessons))
+    assert model.history is not None
+    outcome = Compared(
+        strategy=name,
+        accuracy=model.history.accuracy.value,
+        nll=float(losses.mean()),
+        gain=gain,
+        gain_se=error,
+        seconds=seconds,
+        kept=False,
+    )
+    return outcome, losses
+
+
+def _of_head(setting: Setting, lessons: Lessons, losses: NDArray[np.float64]) -> Compared:
+    logits = torch.from_numpy(setting.solved.out_of_fold_NK[lessons.validation])
+    hits = right(logits, torch.from_numpy(lessons.targets[lessons.validation])).float().mean()
+    return Compared(
+        strategy="head", accuracy=float(hits), nll=float(losses.mean()), gain=0.0, gain_se=0.0, seconds=0.0, kept=False
+    )
+
+
+def _left_out(name: str, why: str) -> Compared:
+    nan = float("nan")
+    return Compared(strategy=name, accuracy=nan, nll=nan, gain=nan, gain_se=nan, seconds=0.0, kept=False, note=why)

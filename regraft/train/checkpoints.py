@@ -1,0 +1,166 @@
+"""Where a run keeps the states of its trainings, and whether a state belongs to what is asked for now."""
+
+import platform
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from regraft.artifact.checkpoint import newest_checkpoint, remove_checkpoints, save_checkpoint
+from regraft.artifact.checkpoint_record import Checkpoint
+from regraft.errors import DataUnusable, NotExact, UsageError
+from regraft.progress import Progress, Silent
+from regraft.strategies import Strategy
+from regraft.train.keeper import Keeper, Kept
+
+FOLDER = ".checkpoints"
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a training follows from.
+
+    `asked`: what a person chose; `images`: the fingerprint of the data; `machine`: what decides the last bits of a result.
+    """
+
+    asked: Mapping[str, str]
+    images: str
+    machine: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """How to go on from an interrupted run.
+
+    `exact` refuses where the result could differ from an uninterrupted one's in its last bits; `allow_data_change` goes on with
+    other images.
+    """
+
+    exact: bool = False
+    allow_data_change: bool = False
+
+
+def machine(device: str) -> dict[str, str]:
+    """What decides the last bits of a result on this machine."""
+    return {
+        "torch": torch.__version__,
+        "device": device,
+        "threads": str(torch.get_num_threads()),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+
+
+def asked_of(strategy: Strategy, **others: object) -> dict[str, str]:
+    """What was chosen, as texts; functions go by their names."""
+    fields = {f"strategy.{name}": _text(value) for name, value in asdict(strategy).items()}
+    return {"strategy": strategy.name} | fields | {name: _text(value) for name, value in others.items()}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_text(one)}" for name, one in sorted(value.items()))
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else repr(value)
+
+
+class DiskKeeper:
+    """Keeps the states of one strategy in a folder of its own."""
+
+    def __init__(self, folder: Path, identity: Identity, resume: Resume, progress: Progress) -> None:
+        self._folder, self._identity, self._number = folder, identity, 0
+        self._before: Kept | None = None
+        found = newest_checkpoint(folder)
+        if found is None:
+            return
+        for note in found.notes:
+            progress.note(note)
+        facts = dict(found.checkpoint.facts)
+        _check(facts.pop("asked"), facts.pop("images"), facts.pop("machine"), identity, resume, folder, progress)
+        self._number = found.checkpoint.number + 1
+        self._before = Kept(tensors=found.checkpoint.tensors, facts=facts)
+
+    def keep(self, state: Kept) -> None:
+        facts = {**state.facts, **asdict(self._identity)}
+        save_checkpoint(self._folder, Checkpoint(number=self._number, tensors=state.tensors, facts=facts))
+        self._number += 1
+
+    def recall(self) -> Kept | None:
+        return self._before
+
+
+def keepers_in(
+    run: Path, identity: Identity, *, resume: Resume | None, progress: Progress = Silent()
+) -> Callable[[str], Keeper]:
+    """What gives each strategy of a run its keeper; without `resume` all start from nothing."""
+    root = run / FOLDER
+    if resume is None:
+        forget(run)
+    else:
+        progress.note(
+            f"going on from {root}" if has_checkpoints(run) else f"no checkpoint in {root}: starting from the beginning"
+        )
+
+    def keeper(name: str) -> Keeper:
+        return DiskKeeper(root / name.replace(":", "-"), identity, resume or Resume(), progress)
+
+    return keeper
+
+
+def has_checkpoints(run: Path) -> bool:
+    """Whether a training was interrupted in this run."""
+    return any((run / FOLDER).glob("*/*.json"))
+
+
+def forget(run: Path) -> None:
+    """Remove the states of a run that is finished, or starts anew."""
+    root = run / FOLDER
+    if root.is_dir():
+        for folder in sorted(root.iterdir()):
+            remove_checkpoints(folder)
+        with suppress(OSError):  # something else lies in it
+            root.rmdir()
+
+
+def _check(
+    asked: Mapping[str, str],
+    images: str,
+    where: Mapping[str, str],
+    identity: Identity,
+    resume: Resume,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Raise where a state is of another training; say where it would end with other last bits."""
+    differing = _differing(asked, identity.asked)
+    if differing:
+        raise UsageError(
+            expected=f"the choices that the training in {folder.parent} was begun with",
+            got="; ".join(differing[:_SHOWN]),
+            fix="give the same options as then, or start anew with --overwrite in place of --resume",
+        )
+    if images != identity.images and not resume.allow_data_change:
+        raise DataUnusable(
+            expected=f"the images that the training in {folder.parent} was begun with",
+            got="others: some were added, removed, changed or labelled anew",
+            fix="bring them back, go on all the same with --allow-data-change, or start anew with --overwrite",
+        )
+    reasons = _differing(where, identity.machine) + (["other images"] if images != identity.images else [])
+    if reasons and resume.exact:
+        raise NotExact(
+            expected="to go on exactly as if the training had never stopped (--exact)",
+            got="; ".join(reasons),
+            fix="go on where it was begun, or leave --exact out",
+        )
+    if reasons:
+        progress.note(f"the result may differ in its last bits from that of a run that was not stopped: {'; '.join(reasons)}")
+
+
+def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    names = sorted({*before, *now})
+    return [
+        f"{name} was {before.get(name, 'not set')}, now {now.get(name, 'not set')}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]

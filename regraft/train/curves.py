@@ -1,0 +1,65 @@
+"""The curves of a training while it goes on: metrics.jsonl, a line of JSON for every epoch, and TensorBoard's files."""
+
+import json
+import math
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from regraft.errors import UsageError
+from regraft.evaluate.table import cannot_write
+from regraft.values import Epoch
+
+FILE = "metrics.jsonl"
+_DRAWN = ("loss", "accuracy", "validation_loss", "validation_accuracy", "rate", "seconds")
+
+
+class Curves:
+    """Writes each epoch as soon as it is over; each line has the fields of `values.Epoch`, null where one is no number.
+
+    The file of an earlier run goes when this one is entered. A training that goes on tells its former epochs again.
+    """
+
+    def __init__(self, run: Path, *, tensorboard: bool = False) -> None:
+        self._run, self._tensorboard = run, tensorboard
+        self._writer: Any = _writer(run) if tensorboard else None
+
+    def __enter__(self) -> Self:
+        try:
+            (self._run / FILE).unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(self._run / FILE, error) from error
+        return self
+
+    def __call__(self, epoch: Epoch) -> None:
+        fields = {name: value if math.isfinite(value) else None for name, value in asdict(epoch).items()}
+        try:
+            self._run.mkdir(parents=True, exist_ok=True)
+            with (self._run / FILE).open("a", encoding="ascii") as file:
+                file.write(json.dumps(fields) + "\n")
+        except OSError as error:
+            raise cannot_write(self._run / FILE, error) from error
+        if self._writer is not None:
+            for name in _DRAWN:
+                self._writer.add_scalar(name, fields[name] if fields[name] is not None else math.nan, epoch.number)
+            self._writer.flush()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with suppress(OSError):
+            if self._writer is not None:
+                self._writer.close()
+
+
+def _writer(run: Path) -> object:
+    """TensorBoard's writer. Raises UsageError where TensorBoard is not installed: said before any work."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(
+            expected="TensorBoard for --tensorboard",
+            got=f"it is not installed ({error})",
+            fix="pip install 'regraft[tensorboard]', or leave it out: metrics.jsonl has the same figures",
+        ) from error
+    return SummaryWriter(str(run / "tensorboard"))

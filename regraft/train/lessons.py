@@ -1,0 +1,48 @@
+"""What learns, and from what: the two sides that the training loop brings together."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from regraft.train.groups import Group
+from regraft.train.precision import FP32, StepPrecision
+
+# The batch of images `rows` as the inputs of the module, in an epoch; None shows them as they are.
+Read = Callable[[NDArray[np.int64], int | None], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lessons:
+    """What is learned from: how images are read, (N,) class indices or (N, K) booleans, and weights (N,) or (N, K).
+
+    `train` and `validation` are positions among the N; the weights have mean 1 over the former. `names` are the images', for
+    messages.
+    """
+
+    read: Read
+    targets: NDArray[np.int64] | NDArray[np.bool_]
+    weights: NDArray[np.float64]
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learner:
+    """What learns: a module from inputs to logits (N, K), or in train mode to a tuple of these and auxiliary ones.
+
+    `set_modes(training)` puts every part into its mode; `groups` hold all that trains, on `device`. `state` are the parameters
+    and buffers that a training may change or a checkpoint has to hold, by name: the tensors themselves, not copies.
+    `moves_statistics`: whether running statistics of norms follow the images.
+    """
+
+    module: nn.Module
+    set_modes: Callable[[bool], None]
+    groups: tuple[Group, ...]
+    state: Mapping[str, Tensor]
+    device: str = "cpu"
+    precision: StepPrecision = field(default=FP32)
+    moves_statistics: bool = False

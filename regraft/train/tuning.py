@@ -1,0 +1,184 @@
+"""Which precision a training step computes in: measured layer by layer, then as a whole, and remembered for this machine."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from regraft.cache.choose import machine_key
+from regraft.progress import Progress
+from regraft.strategies import Precision
+from regraft.train.faster import FoldedConv
+from regraft.train.precision import FP32, StepPrecision
+
+# Images that are measured with; the order of the precisions is the same for a whole batch.
+SAMPLE = 8
+_REPEATS = 2
+# A gain below this share is not worth fewer digits.
+_WORTH_IT = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """The choice, with the seconds a step of so many images takes in each precision that was tried."""
+
+    precision: StepPrecision
+    images: int
+    seconds: Mapping[str, float]
+
+    def describe(self) -> str:
+        """The measurement in a few words."""
+        rates = ", ".join(f"{name} {self.images / seconds:.0f} images/s" for name, seconds in self.seconds.items())
+        return f"training step measured: {rates}; {self.precision.name} it is"
+
+
+def tune(
+    asked: Precision,
+    step: Callable[[StepPrecision], None],
+    convs: Mapping[str, FoldedConv],
+    inputs: Sequence[Tensor],
+    module: nn.Module,
+    *,
+    device: str,
+    memory: Path | None,
+    progress: Progress,
+) -> StepPrecision:
+    """The precision to train in; "fp32" where bf16 does not pay, and always where the device has no use for it.
+
+    `step(precision)` leaves gradients for a batch of `inputs` and changes nothing else. What is found is kept in `memory`.
+    """
+    if asked == "fp32":
+        return FP32
+    name = _digest(asked, module, inputs, device)
+    kept = _recall(memory, name)
+    tuned = kept or _measure(asked, step, convs, inputs, module, device)
+    if kept is None:
+        _remember(memory, name, tuned)
+    progress.note(tuned.describe() + (" (measured earlier on this machine)" if kept else ""))
+    return tuned.precision
+
+
+def _measure(
+    asked: Precision,
+    step: Callable[[StepPrecision], None],
+    convs: Mapping[str, FoldedConv],
+    inputs: Sequence[Tensor],
+    module: nn.Module,
+    device: str,
+) -> Tuned:
+    exact = frozenset(slower_in_half(convs, shapes_of(module, convs, inputs), device))
+    half = StepPrecision(half=True, exact=exact)
+    if asked == "bf16":
+        return Tuned(precision=half, images=len(inputs[0]), seconds={half.name: seconds_of(lambda: step(half))})
+    seconds = {choice.name: seconds_of(lambda choice=choice: step(choice)) for choice in (FP32, half)}  # type: ignore[misc]
+    best = half if seconds[half.name] < _WORTH_IT * seconds[FP32.name] else FP32
+    return Tuned(precision=best, images=len(inputs[0]), seconds=seconds)
+
+
+def seconds_of(work: Callable[[], None]) -> float:
+    """The shortest of a few times, after one that is not counted."""
+    work()
+    times = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def shapes_of(
+    module: nn.Module, convs: Mapping[str, FoldedConv], inputs: Sequence[Tensor]
+) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """The shape that each convolution is given, and whether a gradient has to come out of it on that side."""
+    seen: dict[str, tuple[tuple[int, ...], bool]] = {}
+
+    def note(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            seen[path] = tuple(args[0].shape), args[0].requires_grad
+
+        return keep
+
+    handles = [conv.register_forward_pre_hook(note(path)) for path, conv in convs.items()]
+    try:
+        module(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def slower_in_half(
+    convs: Mapping[str, FoldedConv], shapes: Mapping[str, tuple[tuple[int, ...], bool]], device: str
+) -> list[str]:
+    """The convolutions whose forward and backward pass takes longer in bf16, each kind and shape measured once."""
+    outcome: dict[object, bool] = {}
+    slower = []
+    for path, layer in convs.items():
+        if path not in shapes:
+            continue
+        conv = layer.conv
+        kind = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.groups, conv.dilation, *shapes[path])
+        if kind not in outcome:
+            outcome[kind] = _is_slower(layer, *shapes[path], device)
+        if outcome[kind]:
+            slower.append(path)
+    return slower
+
+
+def _is_slower(layer: FoldedConv, shape: tuple[int, ...], needs_grad: bool, device: str) -> bool:
+    given = torch.randn(shape, device=device, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    given.requires_grad_(needs_grad)
+
+    def run() -> None:
+        with torch.autocast(device.partition(":")[0], torch.bfloat16):
+            value: Tensor = layer(given)
+        if value.requires_grad:
+            torch.autograd.backward(value, torch.ones_like(value))
+
+    times = {}
+    kept = {value: value.grad for value in layer.parameters()}
+    for layer.exact in (False, True):
+        times[layer.exact] = seconds_of(run)
+    layer.exact = False
+    for value, grad in kept.items():
+        value.grad = grad
+    return times[True] < times[False]
+
+
+def _digest(asked: str, module: nn.Module, inputs: Sequence[Tensor], device: str) -> str:
+    layers = [(path, type(layer).__name__, layer.extra_repr()) for path, layer in module.named_modules()]
+    trains = [name for name, value in module.named_parameters() if value.requires_grad]
+    shapes = [tuple(value.shape) for value in inputs]
+    return hashlib.sha256(repr((asked, layers, trains, shapes, machine_key(device))).encode()).hexdigest()[:24]
+
+
+def _recall(memory: Path | None, name: str) -> Tuned | None:
+    if memory is None:
+        return None
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        kept = json.loads((memory / "engines" / f"step-{name}.json").read_text())
+        precision = StepPrecision(half=bool(kept["half"]), exact=frozenset(map(str, kept["exact"])))
+        return Tuned(precision=precision, images=int(kept["images"]), seconds={k: float(v) for k, v in kept["seconds"].items()})
+    return None
+
+
+def _remember(memory: Path | None, name: str, tuned: Tuned) -> None:
+    """Failing to is no error."""
+    if memory is None:
+        return
+    fields = {"half": tuned.precision.half, "exact": sorted(tuned.precision.exact), "images": tuned.images}
+    with suppress(OSError):
+        (memory / "engines").mkdir(parents=True, exist_ok=True)
+        path = memory / "engines" / f"step-{name}.json"
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(fields | {"seconds": dict(tuned.seconds)}))
+        temporary.replace(path)
