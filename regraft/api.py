@@ -50,15 +50,16 @@ def fit(
 ) -> Fitted:
     """Fit a classifier on labelled images and write its run folder; `summary` of the result says how good it is.
 
-    `data` is a folder of class folders, a CSV or Parquet table, or a data set of torchvision by name, "torchvision:CIFAR10"; a
-    `Data` says more about how to read it. `test` is "auto" (what `data` says: by default its own test part, else 20 % held
-    out), "none" or another folder, table or name. `out` is runs/NAME by default, runs/NAME-2 and so on where there are runs
-    already; `overwrite` replaces an earlier run instead. `size` is the input side in pixels. `backbone` is a name, or a network
-    of your own: a module, taken to expect what ImageNet's networks do, or an `Own` that says what it expects. See `Recipe` for
-    the rest.
+    `data` is a folder of class folders or a CSV or Parquet table; a `Data` says more about how to read it. `test` is "auto"
+    (what `data` says: by default its own test part, else 20 % held out), "none" or another folder or table. `out` is
+    runs/NAME by default, runs/NAME-2 and so on where there are runs already; `overwrite` replaces an earlier run instead.
+    `size` is the input side in pixels. `backbone` is a name, or a network of your own: a module, taken to expect what
+    ImageNet's networks do, or an `Own` that says what it expects. See `Recipe` for the rest.
 
     Raises a child of RegraftError: DataUnusable, UsageError (with BackboneNotFound and OutputExists), OutOfSpace, NotConverged
     (with Diverged).
+
+    Instead of a path, `data` and `test` may name a data set of torchvision: "torchvision:CIFAR10".
     """
     _check_types(data=data, test=test, size=size, seed=seed, strategy=strategy, backbone=backbone, out=out, cache=cache)
     _check_types(trust=trust, head_path=head_path, channels=channels)
