@@ -76,6 +76,8 @@ def fit(
 
     Raises a child of RegraftError: DataUnusable, UsageError (with BackboneNotFound and OutputExists), OutOfSpace, NotConverged
     (with Diverged).
+
+    Instead of a path, `data` and `test` may name a data set of torchvision: "torchvision:CIFAR10".
     """
     _check_types(data=data, test=test, size=size, seed=seed, strategy=strategy, backbone=backbone, out=out, cache=cache)
     _check_types(trust=trust, head_path=head_path, channels=channels, start_from=start_from, tta=tta, resume=resume)

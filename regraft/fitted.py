@@ -13,6 +13,8 @@ from regraft.backbone.attach import BothSides, HeadWeights, attach_head
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone
 from regraft.cache.answer import logits_of
+from regraft.cache.store import default_folder
+from regraft.data.materialise import on_disk
 from regraft.data.read import read_evaluation
 from regraft.errors import BackboneNotFound, DataUnusable, UsageError
 from regraft.evaluate.metrics import score
@@ -104,10 +106,12 @@ class Fitted:
                 yield Prediction(path=name, status="ok", top=top)
 
     def evaluate(self, data: Data | str | Path, *, device: Device = "auto", progress: Progress = Silent()) -> Evaluation:
-        """Scores on labelled images: a folder of class folders or a table, its test part if it has parts.
+        """Scores on labelled images: a folder of class folders, a table or a torchvision:NAME, its test part if it has parts.
 
         Classes are matched by name. Raises UnknownClass, DataUnusable, TooManyUnreadable.
         """
+        named = data if isinstance(data, Data) else Data(path=Path(data))
+        data = on_disk(named, default_folder(), progress=progress)
         samples = read_evaluation(data, self.classes, multi_label=self.multi_label, progress=progress)
         items = [(sample.path, sample.name) for sample in samples.samples]
         answers = list(logits_of(items, self._module, self.backbone.preprocess, device=device, progress=progress))

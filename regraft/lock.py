@@ -10,7 +10,14 @@ from regraft.errors import RunLocked
 
 
 @contextmanager
-def holding(path: Path, flags: int, *, expected: str, got: str) -> Iterator[None]:
+def holding(
+    path: Path,
+    flags: int,
+    *,
+    expected: str,
+    got: str,
+    fix: str = "wait until it ends, or give another folder with --out",
+) -> Iterator[None]:
     """Hold the lock on a file or folder, opened with `flags`; go without where there are none (Windows, some network shares).
 
     Raises RunLocked, with these words, where somebody else holds it; OSError where `path` cannot be opened.
@@ -25,7 +32,6 @@ def holding(path: Path, flags: int, *, expected: str, got: str) -> Iterator[None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            fix = "wait until it ends, or give another folder with --out"
             raise RunLocked(expected=expected, got=got, fix=fix) from None
         except OSError:
             pass

@@ -12,6 +12,7 @@ from regraft.cache.engines import give_back, pick_device
 from regraft.cache.extract import Extracted, extract_features
 from regraft.cache.store import default_folder
 from regraft.clock import Clock
+from regraft.data.materialise import on_disk
 from regraft.data.read import read_samples
 from regraft.data.split import split_samples
 from regraft.data.thumbnail import thumbnail
@@ -56,6 +57,7 @@ def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str
         strategy = resolved(recipe.strategy)
         check_strategy(strategy, backbone)
     with clock("data"):
+        recipe = replace(recipe, data=on_disk(recipe.data, recipe.cache or default_folder(), progress=progress))
         samples, split = _read(recipe, progress)
         own = own_head_of(strategy, backbone, len(split.classes), seed=recipe.seed)
         baseline = baseline_of(strategy, backbone, own)

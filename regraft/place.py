@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from regraft.data.named import named_set
 from regraft.errors import NotWritable, OutputExists, SavedModelRefused, UsageError
 from regraft.lock import holding
 
@@ -34,7 +35,8 @@ def place_run(data: Path, out: Path | None, *, overwrite: bool, resume: bool = F
     Raises UsageError for a place inside of the data, where the next fit would take it for a class, NotWritable where nothing
     can be written: said now and not after the work.
     """
-    name = (data if data.is_dir() else data.with_suffix("")).resolve().name or "data"
+    named = named_set(data)
+    name = named.title if named else (data if data.is_dir() else data.with_suffix("")).resolve().name or "data"
     folder = _checked(data, Path("runs") / name if out is None else out)
     _check_writable(folder)
     if resume:

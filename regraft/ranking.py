@@ -17,6 +17,7 @@ from regraft.backbone.sources import EMBEDDED
 from regraft.cache.engines import pick_device
 from regraft.cache.extract import Extracted, extract_features
 from regraft.cache.store import default_folder
+from regraft.data.materialise import on_disk
 from regraft.data.names import count_of
 from regraft.data.read import read_samples
 from regraft.data.split import fold_numbers, split_samples
@@ -90,6 +91,7 @@ def rank(
         trust=trust,
     )
     pick_device(device)
+    recipe = replace(recipe, data=on_disk(recipe.data, recipe.cache or default_folder(), progress=progress))
     split = _part(recipe, images, progress)
     judged: list[Judged] = []
     failed: list[tuple[str, RegraftError]] = []

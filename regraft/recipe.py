@@ -28,8 +28,9 @@ def check_size(size: int | None) -> None:
 class Data:
     """Where the labelled images are and how to read them.
 
-    `path` is a folder of class folders (with or without train/, val/, test/), or a CSV or Parquet table.
-    `test` is "auto" (the data's own test part, else 20 % held out), "none" (cross-validation only) or another folder or table.
+    `path` is a folder of class folders (with or without train/, val/, test/), a CSV or Parquet table, or a data set of
+    torchvision by name: torchvision:CIFAR10. `test` is "auto" (the data's own test part, else 20 % held out), "none"
+    (cross-validation only) or another folder, table or name.
     `columns` name the table's columns; `group_pattern` is a regular expression on an image's name whose first
     parenthesis (or whole match) is its group: images of one group stay on one side of every split.
     """

@@ -23,6 +23,7 @@ CALLS: dict[str, tuple[list[str], list[str]]] = {
     "tutorial_head": ([DRAWINGS, "none"], ["test accuracy", "Linear(in_features=512, out_features=3"]),
     "go_deeper": ([DRAWINGS, "1", "64"], ["head ", "partial:2", "full ", "3,381,256 of 3,381,256 parameters"]),
     "custom_layers": ([DRAWINGS, "2"], ["own head on", "frozen", "from scratch", "python:SmallNetwork, 3 classes"]),
+    "cifar10": ([DRAWINGS, "none", "2", "32"], ["head: ", "epoch 2: loss", "full: ", "3 classes"]),
     "use_pretrained": ([f"{DRAWINGS}/food/banana.png"], ["banana.png", "%  banana"]),
     "own_head": ([DRAWINGS, "2", "64"], ["convolution:", "layers:", "solved to its optimum", "solved head"]),
     "hub_folder": ([DRAWINGS, "2"], ["after 2 epochs", "hub:hub:small_network, 3 classes"]),

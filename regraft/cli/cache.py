@@ -24,32 +24,37 @@ def _folder(cache: Path | None) -> Path:
 def list_cache(cache: CacheOption = None, as_json: JsonOption = False) -> None:
     """List what is kept.
 
-    One line for each table of features: what made it, of how many images, how large.
+    One line for each table of features (what made it, of how many images, how large) and for each data set.
     """
     from regraft.cache.store import list_tables
     from regraft.cli import show
+    from regraft.data.materialise import kept_sets
     from regraft.data.names import count_of
 
     folder = _folder(cache)
-    tables = list_tables(folder)
+    tables, sets = list_tables(folder), kept_sets(folder)
     if as_json:
         rows = [{"name": t.name, "rows": t.rows, "bytes": t.bytes, "description": t.description} for t in tables]
-        show.print_json({"folder": str(folder), "tables": rows})
+        data = [{"name": s.name, "images": s.images, "bytes": s.bytes} for s in sets]
+        show.print_json({"folder": str(folder), "tables": rows, "datasets": data})
         return
     if tables:
         show.print_table(
             ("made by", "images", "size", "name"),
             [(t.description, f"{t.rows:,}", show.size_text(t.bytes), t.name) for t in tables],
         )
-    total = show.size_text(sum(t.bytes for t in tables))
-    show.print_line(f"{folder}: {count_of(len(tables), 'table')}, {total}" if tables else f"{folder}: empty")
+    for kept in sets:
+        show.print_line(f"{kept.name}: {count_of(kept.images, 'image')}, {show.size_text(kept.bytes)}")
+    total = show.size_text(sum(t.bytes for t in tables) + sum(s.bytes for s in sets))
+    counts = [count_of(len(tables), "table")] * bool(tables) + [count_of(len(sets), "data set")] * bool(sets)
+    show.print_line(f"{folder}: {', '.join([*counts, total]) if counts else 'empty'}")
 
 
 @app.command("clear")
 def clear_cache(cache: CacheOption = None, as_json: JsonOption = False) -> None:
     """Remove what is kept.
 
-    The next fit makes features and measurements again. Other files in the folder stay.
+    The next fit makes features and measurements again, and fetches the data set that it names. Other files in the folder stay.
     """
     from regraft.cache.store import clear
     from regraft.cli import show

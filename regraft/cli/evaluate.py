@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from regraft.cli.options import (
+    DATA_HELP,
     DeviceOption,
     HeadAgain,
     JsonOption,
@@ -20,9 +21,7 @@ from regraft.cli.options import (
 
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/photos.", show_default=False)],
-    data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Folder of class folders, or a CSV or Parquet table.", show_default=False)
-    ],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
     backbone: NamedAgain = None,
     head: HeadAgain = None,
     trust: Trust = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from regraft.cli.options import (
+    DATA_HELP,
     CacheOption,
     DeviceOption,
     GroupColumn,
@@ -26,9 +27,7 @@ from regraft.strategies import Balance, Features
 
 def fit(
     context: typer.Context,
-    data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Folder of class folders, or a CSV or Parquet table.", show_default=False)
-    ],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
     out: Annotated[
         Path | None,
         typer.Option(

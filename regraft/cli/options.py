@@ -11,6 +11,7 @@ from regraft.recipe import Device
 if TYPE_CHECKING:
     from regraft.fitted import Fitted
 
+DATA_HELP = "Folder of class folders, a CSV or Parquet table, or a data set of torchvision by name: torchvision:CIFAR10."
 DeviceOption = Annotated[
     Device,
     typer.Option(

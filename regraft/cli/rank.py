@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from regraft.cli.options import (
+    DATA_HELP,
     CacheOption,
     DeviceOption,
     GroupColumn,
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 
 
 def rank(
-    data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Folder of class folders, or a CSV or Parquet table.", show_default=False)
-    ],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
     backbones: Annotated[
         str, typer.Option("--backbones", metavar="A,B,C", help="Names of backbones, with commas: see regraft backbones.")
     ] = "efficientnet_lite0,efficientnet_lite1,efficientnet_lite2",
