@@ -14,11 +14,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+import figures
+import finetune
 from document import record, render, section
-from figures import FIGURES, Bench
+from figures import Bench
 from measure import ROOT, BenchmarkFailed, machine
 
 OUT = ROOT / "bench/out"
+FIGURES = figures.FIGURES | {
+    "training": finetune.training_steps,
+    "finetune": finetune.fine_tune,
+    "auto": finetune.auto_holds,
+    "curve": finetune.curve,
+}
 
 
 def options() -> argparse.Namespace:

@@ -23,6 +23,8 @@ run = regraft.fit(
     weights=weights,
     strategy=regraft.Head(features="last"),
 )
+what = regraft.inspect("torchvision:resnet18", weights="none", strategy="head", classes=len(run.classes))
+print("trainable layers:", *(f"{part.name} ({part.trainable:,} parameters)" for part in what.parts if part.trainable))
 accuracy = run.summary.test_scores.accuracy
 print(f"test accuracy {100 * accuracy.value:.1f} %, 95 % interval {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f} %")
 

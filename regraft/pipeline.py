@@ -34,6 +34,7 @@ from regraft.train.observed import Observed, observe
 from regraft.train.own_head import baseline_of, own_head_of
 from regraft.train.rule import rule_of_thumb
 from regraft.train.setting import Model, Setting
+from regraft.train.sheet import augmented_images
 from regraft.train.strategy import apply_strategy, check_strategy, resolved
 from regraft.values import Predictions, RunSummary, Samples, Split
 
@@ -98,6 +99,7 @@ def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str
         test=test,
         cross_validation=cross_validation,
         thumbnails=lambda name: thumbnail(paths[name]),
+        augmented=augmented_images(strategy, observed.train, backbone.preprocess, recipe.seed),
         out=out / "report.html",
     )
     return replace(fitted, summary=replace(summary, seconds=clock.seconds()))

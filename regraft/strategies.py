@@ -7,7 +7,7 @@ option that a strategy has no use for cannot be given to it.
 import difflib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from regraft.errors import UsageError
@@ -16,6 +16,7 @@ Features = Literal["last", "stages", "auto"]
 Balance = Literal["auto", "none"]
 Optimizer = Literal["adamw", "sgd", "adam"]
 Start = Literal["solved", "random"]
+Refit = Literal["auto", "always", "never"]
 Precision = Literal["auto", "fp32", "bf16"]
 SCHEDULES = ("cosine", "step", "onecycle", "plateau", "constant")
 AUGMENTATIONS = ("none", "flip", "light", "rotate", "trivial", "strong")
@@ -67,6 +68,9 @@ class Training:
     are off at 0. `ema` averages the weights over about 1 / (1 - ema) steps; 0: it does not. `interpolate`: the weights that are
     kept lie between those it began with and the best (WiSE-FT, Wortsman et al. 2022), where validation is best.
 
+    `refit`: the epoch and the weights between are chosen on a fold that is held out; "always" does what was chosen again on all
+    training images, "auto" does so where more than a tenth of them was held out.
+
     `balance` "auto": rare classes count as much as frequent ones. `start` "random" begins with a new head in place of the
     solved one. What `freeze` names stays as it is all the same: stages by name or by number from the end, or the beginnings of
     parameter names.
@@ -89,6 +93,7 @@ class Training:
     cutmix: float = 0.0
     ema: float = 0.0
     interpolate: bool = True
+    refit: Refit = "auto"
     balance: Balance = "none"
     start: Start = "solved"
     freeze: tuple[str, ...] = ()
@@ -98,6 +103,7 @@ class Training:
         one_of("--optimizer", self.optimizer, get_args(Optimizer))
         one_of("precision", self.precision, get_args(Precision))
         one_of("start", self.start, get_args(Start))
+        one_of("refit", self.refit, get_args(Refit))
         check_augment(self.augment)
         check_schedule(self.schedule)
         check_number("--epochs", self.epochs, 1, "10")
@@ -189,7 +195,8 @@ class Head:
     def how(self) -> Training:
         """How a head of one's own is trained."""
         # A head is small and its images are cached: many epochs cost little, and the best of them is kept.
-        return self.training or Training(epochs=30, lr=1e-3, balance=self.balance)
+        how = self.training or Training(epochs=30, lr=1e-3)
+        return replace(how, balance=self.balance) if self.balance == "auto" else how
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -196,7 +196,8 @@ class History:
 
     `what` names it. `train` and `validation` count images; the validation images are one fold of the training images, and
     chose the epoch `chosen` by its tempered loss there (0: no epoch was better than the start) and `share`, how far the weights
-    that were kept lie from those it began with to that epoch's. `accuracy` and `solved` are
+    that were kept lie from those it began with to that epoch's; `refitted`: all that was done
+    again on all training images. `accuracy` and `solved` are
     shares of these images that are right: of what was trained, and of solved heads that had not seen them; `gain` is their
     difference, `gain_se` its paired standard error.
     """
@@ -214,6 +215,7 @@ class History:
     gain: float
     gain_se: float
     share: float = 1.0
+    refitted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +247,19 @@ class RuleOfThumb:
     images: int
     confidence: float
     advice: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmented:
+    """Training images as augmentation shows them. `words` say what it does.
+
+    `sheet` is a PNG with a row for each of `names`: the image as it is, then `versions` of it.
+    """
+
+    words: str
+    sheet: bytes
+    names: tuple[str, ...]
+    versions: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,8 +331,9 @@ class Ranking:
 class RunSummary:
     """All that a finished fit says of itself: what the report shows and `--json` prints.
 
-    `head` is the solved head, always there. Where something was trained, `history` tells how, and `cross_validation` holds
-    the scores on its validation images: one fold of the training images, which chose the epoch.
+    `strategy` is that of the model; where "auto" was `asked` for, the one that it kept. `head` is the solved head, always
+    there. Where something was trained, `history` tells how, and `cross_validation` holds the scores on its validation images:
+    one fold of the training images, which chose the epoch.
     """
 
     run: Path
@@ -344,6 +360,11 @@ class RunSummary:
     history: History | None = None
     compared: tuple[Compared, ...] = ()
     rule: RuleOfThumb | None = None
+
+    @property
+    def asked(self) -> str:
+        """The strategy that was asked for."""
+        return "auto" if self.compared else self.strategy
 
     @property
     def judged_by(self) -> str:

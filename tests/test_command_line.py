@@ -26,6 +26,7 @@ from regraft.errors import DataUnusable, OutOfSpace, UsageError
 from regraft.place import reserved
 from regraft.progress import Progress, Silent
 from regraft.recipe import Recipe
+from regraft.strategies import Auto, Gradual, Norm, Partial
 from regraft.values import (
     ClassScore,
     Evaluation,
@@ -98,13 +99,14 @@ class Library:
         self.recipe: Recipe | None = None
         self.out = Path()
         self.command = ""
+        self.resume: Any = None
         self.model: Any = StandIn()
         self.asked: list[str] = []
         self.options: dict[str, object] = {}
         self.failure: BaseException | None = None
 
-    def fit(self, recipe: Recipe, out: Path, *, command: str = "", progress: Progress = Silent()) -> Any:
-        self.recipe, self.out, self.command = recipe, out, command
+    def fit(self, recipe: Recipe, out: Path, *, resume: object = None, command: str = "", progress: Progress = Silent()) -> Any:
+        self.recipe, self.out, self.command, self.resume = recipe, out, command, resume
         progress.note("what was found")
         if self.failure:
             raise self.failure
@@ -248,6 +250,63 @@ def test_fit_makes_the_recipe_that_was_asked_for(run: Run, library: Library) -> 
     assert library.command == "regraft " + " ".join(words).replace("^(.)_", "'^(.)_'")
 
 
+def test_fit_makes_the_training_that_was_asked_for(run: Run, library: Library) -> None:
+    words = (
+        "fit photos --strategy partial:2 --epochs 7 --minutes 1.5 --lr 0.01 --depth-decay 0.5 --optimizer sgd "
+        "--schedule step:3 --batch-size 16 --augment strong --balance auto --freeze layer1 --freeze bn1 --tta "
+        "--cache-size 2.5GB --from random --tensorboard"
+    )
+    assert run(*words.split())[0] == 0
+    recipe = library.recipe
+    assert recipe is not None
+    assert recipe.strategy == Partial(
+        stages=2,
+        epochs=7,
+        minutes=1.5,
+        lr=0.01,
+        depth_decay=0.5,
+        optimizer="sgd",
+        schedule="step:3",
+        batch_size=16,
+        augment="strong",
+        balance="auto",
+        freeze=("layer1", "bn1"),
+        start="random",
+    )
+    assert (recipe.tta, recipe.cache_limit, recipe.go_on_from, recipe.tensorboard) == (True, 2_500_000_000, None, True)
+    assert run("fit", "photos", "--strategy", "norm", "--from", "runs/old")[0] == 0
+    assert library.recipe is not None
+    assert (library.recipe.strategy, library.recipe.go_on_from) == (Norm(), Path("runs/old"))
+    assert run("fit", "photos", "--strategy", "gradual:3")[0] == 0
+    assert library.recipe.strategy == Gradual(epochs=3)
+    assert run("fit", "photos", "--strategy", "auto", "--minutes", "3", "--lr", "0.1")[0] == 0
+    assert library.recipe.strategy == Auto(minutes=3.0, training=replace(Auto().training, lr=0.1))
+
+
+def test_an_interrupted_training_is_gone_on_with_and_a_finished_one_is_left_alone(run: Run, library: Library) -> None:
+    assert run("fit", "photos", "--out", "runs/new", "--resume", "--allow-data-change")[0] == 0
+    assert (library.out, library.resume.exact, library.resume.allow_data_change) == (Path("runs/new"), False, True)
+    assert run("fit", "photos", "--out", "runs/new")[0] == 0
+    assert library.resume is None
+    state = Path("runs/new/.checkpoints/full/1.json")
+    state.parent.mkdir(parents=True)
+    state.write_text("{}")
+    library.recipe = None
+    code, _, err = run("fit", "photos", "--out", "runs/new")
+    assert (code, library.recipe) == (2, None)
+    assert "--resume" in err
+    assert run("fit", "photos", "--out", "runs/new", "--resume", "--exact")[0] == 0
+    assert library.resume.exact
+    assert run("fit", "photos", "--out", "runs/new", "--overwrite")[0] == 0
+    assert library.resume is None
+    library.recipe = None
+    code, out, _ = run("fit", "photos", "--out", "runs/old", "--resume")
+    assert (code, library.recipe) == (0, None)
+    assert "finished already" in out
+    code, out, _ = run("fit", "photos", "--out", "runs/old", "--resume", "--json")
+    assert (code, json.loads(out)) == (0, {"run": "runs/old", "finished": True})
+
+
 def test_a_second_fit_goes_beside_the_first_and_says_so(run: Run, library: Library) -> None:
     Path("runs/photos").mkdir()
     assert (run("fit", "photos")[0], library.out) == (0, Path("runs/photos"))
@@ -274,7 +333,13 @@ def test_a_folder_with_something_in_it_is_not_written_to(run: Run, library: Libr
     "words",
     [
         "fit", "fit photos --sise 3", "fit photos --size 3", "fit photos --size x", "fit photos --features all", "nothing",
-        "fit photos --strategy magic", "fit photos --test-share 2", "fit photos --group-pattern (", "predict runs/old",
+        "fit photos --strategy magic", "fit photos --epochs 3", "fit photos --strategy full --epochs 0",
+        "fit photos --strategy full --lr nan", "fit photos --strategy full --schedule step:0", "fit photos --exact",
+        "fit photos --strategy full --augment mirror", "fit photos --strategy auto --epochs 3", "fit photos --cache-size lots",
+        "fit photos --strategy gradual:x", "fit photos --strategy partial:0", "fit photos --strategy full --features last",
+        "fit photos --strategy auto --from random", "fit photos --from random", "fit photos --resume --overwrite",
+        "fit photos --allow-data-change", "fit photos --strategy norm --depth-decay 2", "fit photos --tta=no",
+        "fit photos --test-share 2", "fit photos --group-pattern (", "predict runs/old",
         "predict runs/old new --json --csv", "predict runs/old new --top-k 0", "predict runs/gone new",
         "evaluate runs/gone photos",
         "predict runs/old new --resume", "predict runs/old new --out rows.txt", "predict runs/old new --out gone/rows.csv",

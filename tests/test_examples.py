@@ -20,10 +20,24 @@ SCRIPTS = {path.stem for path in EXAMPLES.glob("*.py")} - NOT_SCRIPTS
 DRAWINGS = "DRAWINGS"
 # What each is called with to be quick, and what it has to say.
 CALLS: dict[str, tuple[list[str], list[str]]] = {
-    "tutorial_head": ([DRAWINGS, "none"], ["test accuracy", "Linear(in_features=512, out_features=3"]),
+    "tutorial_head": (
+        [DRAWINGS, "none"],
+        ["trainable layers: fc (1,539", "test accuracy", "Linear(in_features=512, out_features=3"],
+    ),
     "go_deeper": ([DRAWINGS, "1", "64"], ["head ", "partial:2", "full ", "3,381,256 of 3,381,256 parameters"]),
+    "unfreeze_more": ([DRAWINGS, "1", "48"], ["head: ", "partial:2, from there", "full, from there", "trained was the whole"]),
+    "choose_strategy": ([DRAWINGS, "0.05", "48"], ["rule of thumb for 24 images", "head ", "full ", "kept: "]),
+    "whole_or_last": (
+        [DRAWINGS, "torchvision:resnet18", "none", "1", "48"],
+        ["full ", "partial:1 ", "trained: layer4, fc"],
+    ),
+    "small_rates": (
+        [DRAWINGS, "1", "48", "2"],
+        ["full, phase 1, epoch 1", "gradual:1, phase 2, epoch 2", "1.0e-03 (head) to ", "% of the test images"],
+    ),
+    "no_tuning": ([DRAWINGS, "1", "48", "64"], ["32 images in a step", "64 images in a step", "the solved head"]),
     "custom_layers": ([DRAWINGS, "2"], ["own head on", "frozen", "from scratch", "python:SmallNetwork, 3 classes"]),
-    "cifar10": ([DRAWINGS, "none", "2", "32"], ["head: ", "epoch 2: loss", "full: ", "3 classes"]),
+    "cifar10": ([DRAWINGS, "none", "2", "32"], ["head: ", "epoch 2: loss", "rate 0.001", "full: ", "3 classes"]),
     "use_pretrained": ([f"{DRAWINGS}/food/banana.png"], ["banana.png", "%  banana"]),
     "own_head": ([DRAWINGS, "2", "64"], ["convolution:", "layers:", "solved to its optimum", "solved head"]),
     "hub_folder": ([DRAWINGS, "2"], ["after 2 epochs", "hub:hub:small_network, 3 classes"]),

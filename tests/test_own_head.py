@@ -17,7 +17,7 @@ from regraft.backbone.model import Backbone
 from regraft.backbone.weights import digest
 from regraft.cli.main import main
 from regraft.errors import SavedModelRefused, UsageError
-from regraft.strategies import Head
+from regraft.strategies import Head, Training
 from regraft.train.own_head import OwnHead, attach_own, fit_in, linear_of, offers_of, reads_the_same
 
 RESNET = "torchvision:resnet18"
@@ -53,7 +53,8 @@ class Pointwise(nn.Module):
 
 def fit(photos: Path, out: Path, module: Any, **options: Any) -> regraft.Fitted:
     """A fit of ResNet-18 with random weights at 64 pixels, unless `options` say otherwise."""
-    options.setdefault("strategy", Head(module=module, epochs=options.pop("epochs", None)))
+    training = Training(epochs=options.pop("epochs", 30), lr=1e-3)
+    options.setdefault("strategy", Head(module=module, training=training))
     return regraft.fit(photos, out=out, device="cpu", weights="none", **{"backbone": RESNET, "size": 64, **options})
 
 
@@ -281,7 +282,8 @@ def test_several_labels_and_balance(tmp_path: Path, cache: Path) -> None:
             paint(tmp_path / name / f"{index}.png", COLOURS[name])
             rows.append(f"{name}/{index}.png,{name}{'|dark' if index % 2 else ''}")
     (tmp_path / "labels.csv").write_text("\n".join(rows))
-    run = fit(tmp_path / "labels.csv", tmp_path / "run", None, strategy=Head(module=deep, epochs=2, balance="auto"))
+    strategy = Head(module=deep, training=Training(epochs=2), balance="auto")
+    run = fit(tmp_path / "labels.csv", tmp_path / "run", None, strategy=strategy)
     assert run.summary is not None
     assert run.summary.cross_validation.confusion_KK is None
     assert run.multi_label
@@ -297,7 +299,13 @@ def test_a_head_without_anything_to_train_is_refused(photos: Path, tmp_path: Pat
 
 def test_epochs_of_a_solved_head_are_refused() -> None:
     with pytest.raises(UsageError, match="solved to its optimum"):
-        Head(epochs=3)
+        Head(training=Training(epochs=3))
+
+
+def test_classes_that_a_head_is_to_balance_are_balanced_in_its_training_too() -> None:
+    assert Head(module=deep, training=Training(epochs=2), balance="auto").how == Training(epochs=2, balance="auto")
+    assert Head(module=deep, balance="auto").how.balance == "auto"
+    assert Head(module=deep, training=Training(balance="auto")).how.balance == "auto"
 
 
 @pytest.mark.usefixtures("cache")

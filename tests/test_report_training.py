@@ -1,9 +1,10 @@
 """What the report and the command line say of a training: the curve, the epoch that was kept, and whether it paid."""
 
+import json
 import math
 import re
 import xml.etree.ElementTree as ET
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from regraft.evaluate import score
 from regraft.evaluate.interval import wilson
 from regraft.report.summary import sentences
 from regraft.report.training import curves_figure, verdict
-from regraft.train.metrics_file import write_metrics
+from regraft.train.curves import Curves
 from regraft.values import Epoch, History, Predictions
 
 
@@ -117,16 +118,21 @@ def test_curves_stay_in_their_picture(epochs: int) -> None:
     assert "inf" not in figure
 
 
-def test_metrics_are_lines_of_json_and_removed_where_nothing_was_trained(tmp_path: Path) -> None:
-    import json
-
-    path, history = tmp_path / "metrics.jsonl", make_history(epochs=3, chosen=1)
+def test_metrics_are_lines_of_json_as_epochs_end_and_removed_where_nothing_was_trained(tmp_path: Path) -> None:
+    run, history = tmp_path / "run", make_history(epochs=3, chosen=1)
+    path = run / "metrics.jsonl"
     first = replace(history.epochs[0], validation_loss=math.inf)
-    write_metrics(path, replace(history, epochs=(first, *history.epochs[1:])))
+    with Curves(run) as told:
+        assert not run.exists(), "a run folder appears with the first epoch"
+        for count, epoch in enumerate((first, *history.epochs[1:]), 1):
+            told(epoch)
+            assert len(path.read_text().splitlines()) == count
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["number"] for row in rows] == [1, 2, 3]
     assert rows[0]["validation_loss"] is None
     assert np.isclose(rows[1]["rate"], history.epochs[1].rate)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
-    write_metrics(path, None)
+    assert {field.name for field in fields(Epoch)} == set(rows[0])
+    assert [entry.name for entry in run.iterdir()] == ["metrics.jsonl"]
+    with Curves(run):
+        pass
     assert not path.exists()

@@ -10,14 +10,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from regraft.cache.extract import Activations
 from regraft.errors import Diverged
 from regraft.evaluate.temperature import tempered_loss
+from regraft.progress import Silent
 from regraft.strategies import Training
-from regraft.train.chance import flipped, order_of, seeded
-from regraft.train.groups import PRETRAINED_SHARE, parameter_groups
-from regraft.train.loop import AUXILIARY_WEIGHT, Course, Learner, Lessons, answer, split_batches, train
+from regraft.train.chance import order_of, seeded
+from regraft.train.groups import parameter_groups
+from regraft.train.judge import answer
+from regraft.train.learning import reading_pixels
+from regraft.train.lessons import Learner, Lessons
+from regraft.train.loop import Course, split_batches, train
+from regraft.train.objective import AUXILIARY_WEIGHT
 from regraft.train.schedule import cosine
-from regraft.train.setting import mirroring, validation_fold
+from regraft.train.setting import validation_fold
+from regraft.train.step import Stepper
 from regraft.values import Epoch
 
 WIDTH, CLASSES = 6, 3
@@ -38,20 +45,20 @@ def make_lessons(count: int = 60, *, multi_label: bool = False, noise: float = 0
     )
 
 
-def make_learner(module: nn.Module | None = None, rate: float = 1e-2) -> Learner:
+def make_learner(module: nn.Module | None = None, lr: float = 1e-2) -> Learner:
     with seeded(0):
         body = (nn.Linear(WIDTH, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2))
         network = module or nn.Sequential(*body, nn.Linear(8, CLASSES))
-    groups = parameter_groups(network, rate=rate, weight_decay=0.05)
+    groups = parameter_groups(network.named_parameters(), {}, lr=lr, depth_decay=1.0, weight_decay=0.05)
 
     def modes(training: bool) -> None:
         network.train(training)
 
-    return Learner(module=network, set_modes=modes, groups=groups)
+    return Learner(module=network, set_modes=modes, groups=groups, state=dict(network.state_dict(keep_vars=True)))
 
 
 def run(learner: Learner, lessons: Lessons, how: Training | None = None, seed: int = 0) -> Course:
-    return train(learner, lessons, how or Training(epochs=5, batch=8), seed=seed)
+    return train(learner, lessons, how or Training(epochs=5, batch_size=8), seed=seed)
 
 
 def weights(learner: Learner) -> Tensor:
@@ -60,7 +67,7 @@ def weights(learner: Learner) -> Tensor:
 
 def test_it_learns_and_keeps_the_epoch_with_the_smallest_validation_loss() -> None:
     learner, lessons = make_learner(), make_lessons(noise=1.2)
-    course = run(learner, lessons, Training(epochs=20, batch=8))
+    course = run(learner, lessons, Training(epochs=20, batch_size=8))
     losses = [course.start_tempered, *(epoch.tempered_loss for epoch in course.epochs)]
     assert course.chosen == int(np.argmin(losses))
     assert course.chosen > 0
@@ -108,7 +115,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before() -> Non
 
 def test_where_nothing_is_better_than_the_start_the_start_is_kept() -> None:
     learner, lessons = make_learner(), make_lessons()
-    run(learner, lessons, Training(epochs=30, batch=8))
+    run(learner, lessons, Training(epochs=30, batch_size=8))
     before = weights(learner)
     # Trained on wrong answers from here, while the validation images keep the right ones.
     wrong = lessons.targets.copy()
@@ -142,12 +149,12 @@ def test_no_image_is_trained_on_alone(count: int, sizes: list[int]) -> None:
 
 def test_a_batch_norm_gets_through_an_epoch_whose_last_batch_would_be_one_image() -> None:
     lessons = replace(make_lessons(), train=np.arange(17))
-    assert len(run(make_learner(), lessons, Training(epochs=1, batch=8)).epochs) == 1
+    assert len(run(make_learner(), lessons, Training(epochs=1, batch_size=8)).epochs) == 1
 
 
 def test_several_labels_are_learned_each_by_itself() -> None:
     lessons = make_lessons(multi_label=True)
-    course = run(make_learner(), lessons, Training(epochs=30, batch=8))
+    course = run(make_learner(), lessons, Training(epochs=30, batch_size=8))
     assert course.epochs[course.chosen - 1].validation_accuracy > 0.9
 
 
@@ -157,7 +164,7 @@ def test_rare_classes_weigh_more_where_asked() -> None:
     shares = []
     for chosen in (lessons, heavy):
         learner = make_learner()
-        run(learner, chosen, Training(epochs=10, batch=8))
+        run(learner, chosen, Training(epochs=10, batch_size=8))
         shares.append((answer(learner, lessons.read, np.arange(60), 8).argmax(1) == 2).mean())
     assert shares[1] > shares[0] + 0.2
 
@@ -177,8 +184,8 @@ def test_a_loss_or_gradient_that_is_no_number_stops_with_the_epoch_the_rate_and_
             # The root of nothing has a value, and a slope without end.
             return logits * math.nan if how == "loss" else logits + (logits - logits).abs().sqrt()
 
-    with pytest.raises(Diverged, match=r"epoch 2, at rate .*\n.*smaller rate") as caught:
-        run(make_learner(Odd(), rate=0.1), make_lessons())
+    with pytest.raises(Diverged, match=r"epoch 2, step 2, at rate .*\n.*smaller rate") as caught:
+        run(make_learner(Odd(), lr=0.1), make_lessons())
     assert caught.value.exit_code == 7
     assert ("a loss of nan" in caught.value.got) == (how == "loss")
 
@@ -200,7 +207,7 @@ def test_auxiliary_heads_are_heard_in_training_only_and_less() -> None:
             module = Two(auxiliary=auxiliary)
         learner = make_learner(module)
         side, main = module.side.weight.clone(), module.main.weight.clone()
-        course = run(learner, replace(lessons, train=np.arange(8)), Training(epochs=1, batch=8, rate=1e-2))
+        course = run(learner, replace(lessons, train=np.arange(8)), Training(epochs=1, batch_size=8))
         assert answer(learner, lessons.read, [0, 1], 2).shape == (2, CLASSES)
         steps.append((course.epochs[0].loss, bool((module.side.weight != side).any()), module.main.weight - main))
     # The first loss shown is that of the main head alone; its own gradient is the same, but for how both are clipped.
@@ -211,7 +218,6 @@ def test_auxiliary_heads_are_heard_in_training_only_and_less() -> None:
 
 def test_an_auxiliary_loss_counts_two_fifths() -> None:
     """The gradient of a shared layer is that of the main loss, and 0.4 of the other's."""
-    from regraft.train.loop import _one_step
 
     class Shared(nn.Module):
         def __init__(self) -> None:
@@ -222,7 +228,7 @@ def test_an_auxiliary_loss_counts_two_fifths() -> None:
             logits = self.body(value)
             return logits, -logits
 
-    learner, lessons = make_learner(Shared()), make_lessons()
+    learner, lessons = make_learner(Shared(), lr=1.0), make_lessons()
     body = learner.module.body
     assert isinstance(body, nn.Linear)
     start = body.weight.detach().clone()
@@ -232,7 +238,8 @@ def test_an_auxiliary_loss_counts_two_fifths() -> None:
     logits = lessons.read(rows, None)[0] @ wanted.T
     loss = nn.functional.cross_entropy
     (loss(logits, targets) + 0.4 * loss(-logits, targets)).backward()
-    _one_step(learner, lessons, rows, torch.optim.SGD(learner.module.parameters(), lr=1.0), 1)
+    descent = torch.optim.SGD(learner.module.parameters())
+    Stepper(learner, lessons, Training(batch_size=8), descent, 0, Silent()).step(rows, 1, 0, 1.0)
     assert wanted.grad is not None
     shortened = wanted.grad / max(1.0, float(wanted.grad.norm()))
     assert torch.allclose(start - body.weight, shortened, atol=1e-5)
@@ -248,34 +255,38 @@ def test_the_rate_rises_then_falls_to_nothing() -> None:
 
 
 def test_every_parameter_that_trains_is_in_one_group_and_norms_do_not_decay() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
     module[0].requires_grad_(False)
-    head = list(module[2].parameters())
-    groups = parameter_groups(module, rate=1e-3, weight_decay=0.1, new=head)
-    grouped = [id(value) for group in groups for value in group.parameters]
+    depths = {"0.weight": 2, "0.bias": 2, "1.weight": 1, "1.bias": 1}
+    groups = parameter_groups(module.named_parameters(), depths, lr=1e-3, depth_decay=0.5, weight_decay=0.1)
+    grouped = [id(value) for group in groups for value in group.parameters.values()]
     assert sorted(grouped) == sorted(id(value) for value in module.parameters() if value.requires_grad)
+    named = dict(module.named_parameters())
     for group in groups:
-        assert {value.ndim > 1 for value in group.parameters} == {group.weight_decay > 0}
-        assert {any(value is one for one in head) for value in group.parameters} == {group.rate == 1e-3}
-    assert {group.rate for group in groups} == {1e-3, 1e-3 * PRETRAINED_SHARE}
+        assert all(named[name] is value for name, value in group.parameters.items())
+        assert {value.ndim > 1 for value in group.parameters.values()} == {group.weight_decay > 0}
+        assert {name.startswith("1.") for name in group.parameters} == {group.lr == 5e-4}
+    assert {group.lr for group in groups} == {1e-3, 5e-4}
+    assert len({group.name for group in groups}) == len(groups) == 4
 
 
-def test_order_and_mirroring_follow_from_seed_and_epoch_alone() -> None:
+def test_order_and_augmentation_follow_from_seed_epoch_and_image_alone() -> None:
     assert np.array_equal(order_of(50, 1, 2), order_of(50, 1, 2))
     assert not np.array_equal(order_of(50, 1, 2), order_of(50, 1, 3))
     assert sorted(order_of(50, 1, 2)) == list(range(50))
-    pixels = torch.arange(40 * 2 * 3 * 1).reshape(40, 2, 3, 1).to(torch.uint8)
-    read = mirroring(lambda rows, _: (pixels[rows],), 40, seed=5)
+    pixels = torch.arange(40 * 2 * 3 * 3).reshape(40, 2, 3, 3).to(torch.uint8)
+    kept = Activations(rows=pixels.flatten(1).numpy(), shapes=((2, 3, 3),))
+    read = reading_pixels(kept, "flip", 5)
     every = np.arange(40)
     (shown,) = read(every, 1)
-    turned = flipped(40, 5, 1)
+    turned = (shown != pixels).flatten(1).any(dim=1)
     assert 8 < turned.sum() < 32
     assert torch.equal(shown[turned], pixels[turned].flip(2))
-    assert torch.equal(shown[~turned], pixels[~turned])
     # An image is shown the same way in whatever batch it stands; judged as it is.
     assert torch.equal(read(np.array([7, 3]), 1)[0], shown[[7, 3]])
     assert torch.equal(read(every, None)[0], pixels)
     assert not torch.equal(read(every, 2)[0], shown)
+    assert not torch.equal(reading_pixels(kept, "flip", 6)(every, 1)[0], shown)
 
 
 def test_the_validation_fold_takes_no_class_away_from_training() -> None:
@@ -288,6 +299,6 @@ def test_the_validation_fold_takes_no_class_away_from_training() -> None:
 
 def test_epochs_are_told_as_they_end() -> None:
     told: list[Epoch] = []
-    train(make_learner(), make_lessons(), Training(epochs=3, batch=8), seed=0, on_epoch=told.append)
+    train(make_learner(), make_lessons(), Training(epochs=3, batch_size=8), seed=0, on_epoch=told.append)
     assert [epoch.number for epoch in told] == [1, 2, 3]
     assert all(epoch.seconds > 0 and epoch.rate > 0 for epoch in told)

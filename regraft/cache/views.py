@@ -9,7 +9,6 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,9 @@ from torch import Tensor
 
 from regraft.backbone.model import Backbone, Boundary
 from regraft.cache.choose import Chosen, choose_engine
-from regraft.cache.engines import Pixels, pick_device
+from regraft.cache.engines import Engine, Pixels, pick_device
 from regraft.cache.extract import Activations, boundary_key, network_up_to
-from regraft.cache.store import HALVES, Table
+from regraft.cache.store import HALVES, FeatureRows, Table
 from regraft.cache.stream import batch_on
 from regraft.data.augment import Augmentation, augmentation
 from regraft.errors import OutOfSpace
@@ -33,23 +32,49 @@ _WRITE_BYTES = 64 << 20
 _PURPOSE = 6  # keeps these draws apart from those of the training loop
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
-    """The views of N images at a boundary, V of them, plain ones first."""
+    """The views of N images at a boundary, V of them, each computed when it is first asked for.
 
-    views: tuple[Activations, ...]
+    An epoch shows each image in one of its views: so the first V epochs have one pass through the frozen part each, and no
+    image that is only judged ever has a view but the plain one. One process at a time may use one of these.
+    """
+
+    def __init__(self, source: "_Source", count: int) -> None:
+        self._source = source
+        # Where in its table each image's row is; -1: not looked for yet.
+        self._rows = [np.full(len(source.digests), -1, np.int64) for _ in range(count)]
 
     def __len__(self) -> int:
-        return len(self.views)
+        return len(self._rows)
+
+    def ensure(self, rows: NDArray[np.int64], which: NDArray[np.int64] | None, progress: Progress = Silent()) -> None:
+        """Have some images in the view that `which` says for each (None: the plain one), from the cache or computed now.
+
+        Raises OutOfSpace when the cache cannot be written; what was computed before stays in the cache.
+        """
+        views = np.zeros(len(rows), np.int64) if which is None else which
+        missing = {view: rows[(views == view) & (self._rows[view][rows] < 0)] for view in range(len(self))}
+        total = sum(map(len, missing.values()))
+        if not total:
+            return
+        with progress.task("views", total, "image") as task:
+            for view, wanted in missing.items():
+                if len(wanted):
+                    self._rows[view][wanted] = self._source.rows_of(view, wanted, task.advance)
 
     def read(self, rows: NDArray[np.int64], which: NDArray[np.int64] | None) -> tuple[Tensor, ...]:
         """The values of some images, each in the view that `which` says; None: as they are."""
-        if which is None or len(self.views) == 1:
-            return self.views[0][rows]
+        self.ensure(rows, which)
+        if which is None or len(self) == 1:
+            return self._values(0, rows)
         order = np.argsort(which, kind="stable")
-        parts = [self.views[view][rows[which == view]] for view in np.unique(which)]
+        parts = [self._values(int(view), rows[which == view]) for view in np.unique(which)]
         back = torch.from_numpy(np.argsort(order))
         return tuple(torch.cat(values)[back] for values in zip(*parts, strict=True))
+
+    def _values(self, view: int, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        stored = self._source.stored(view, self._rows[view][rows])
+        return Activations(rows=stored, shapes=self._source.shapes)[np.arange(len(rows))]
 
 
 def views_that_fit(wanted: int, images: int, boundary: Boundary, limit: int) -> int:
@@ -64,7 +89,78 @@ def views_that_fit(wanted: int, images: int, boundary: Boundary, limit: int) -> 
     return min(wanted, limit // each)
 
 
-def extract_views(
+class _Source:
+    """Computes views of images, or finds them in the cache: a table for each view."""
+
+    def __init__(
+        self,
+        pixels: Activations,
+        digests: Sequence[bytes],
+        keys: Sequence[Mapping[str, object]],
+        shapes: tuple[tuple[int, ...], ...],
+        chosen: Chosen,
+        changes: Augmentation,
+        *,
+        seed: int,
+        cache: Path,
+        batch: int,
+    ) -> None:
+        self.pixels, self.digests, self.shapes = pixels, digests, shapes
+        self._keys, self._chosen, self._changes = keys, chosen, changes
+        self._seed, self._cache, self._batch = seed, cache, batch
+        self._engine: Engine | None = None
+        self._checked: set[int] = set()
+
+    def rows_of(self, view: int, rows: NDArray[np.int64], advance: Callable[[int], None]) -> NDArray[np.int64]:
+        """Where the view of each of these images stands in its table, once it does."""
+        with closing(self._table(view)) as table:
+            # What this process wrote itself need not be checked again.
+            known = table.lookup(check=view not in self._checked)
+            self._checked.add(view)
+            first = {self.digests[row]: int(row) for row in rows[::-1] if self.digests[row] not in known}
+            missing = np.array(sorted(first.values()), np.int64)
+            advance(len(rows) - len(missing))
+            self._fill(table, view, missing, advance)
+            known = table.lookup(check=False)
+        return np.array([known[self.digests[row]] for row in rows], np.int64)
+
+    def stored(self, view: int, rows: NDArray[np.int64]) -> FeatureRows:
+        """Rows of the table of a view, still on disk."""
+        with closing(self._table(view)) as table:
+            return table.rows(rows)
+
+    def _table(self, view: int) -> Table:
+        return Table.open(self._cache, self._keys[view], sum(math.prod(shape) for shape in self.shapes), HALVES)
+
+    def _fill(self, table: Table, view: int, missing: NDArray[np.int64], advance: Callable[[int], None]) -> None:
+        """Compute and store what is missing."""
+        if not len(missing):
+            return
+        self._engine = self._engine or self._chosen.make()
+        most = max(1, _WRITE_BYTES // (table.width * table.dtype.itemsize))
+        held: list[NDArray[np.uint16]] = []
+        done = 0
+        for values_ND in self._engine.stream(self._batches(view, missing)):
+            held.append(torch.from_numpy(values_ND).to(torch.bfloat16).view(torch.uint16).numpy())
+            count = sum(map(len, held))
+            if count >= most or done + count == len(missing):
+                rows = missing[done : done + count]
+                table.append([self.digests[row] for row in rows], np.concatenate(held))
+                done, held = done + count, []
+            advance(len(values_ND))
+
+    def _batches(self, view: int, missing: NDArray[np.int64]) -> Iterator[Pixels]:
+        for start in range(0, len(missing), self._batch):
+            rows = missing[start : start + self._batch]
+            (values,) = self.pixels[rows]
+            if view:
+                # By content and not by position: so that the same image has the same view in any set of images.
+                seeds = [(self._seed, _PURPOSE, view, *_words(self.digests[row])) for row in rows]
+                values = self._changes(values, seeds)
+            yield values.numpy()
+
+
+def views_of(
     samples: Sequence[Sample],
     digests: Sequence[bytes],
     pixels: Activations,
@@ -78,27 +174,21 @@ def extract_views(
     device: str = "auto",
     progress: Progress = Silent(),
 ) -> Views:
-    """What crosses `boundary` for `views` views of every image, from the cache or from its pixels through the part before it.
-
-    Raises OutOfSpace when the cache cannot be written; what was computed before stays in the cache.
-    """
+    """What crosses `boundary` for `views` views of every image; nothing is computed yet."""
     network, where = network_up_to(backbone, boundary, cache), pick_device(device)
     chosen = choose_engine(network, samples, backbone.preprocess, where, progress)
-    changes = augmentation(augment)
-    found = []
-    with progress.task("views", views * len(samples), "image") as task:
-        for view in range(views):
-            key = {**boundary_key(backbone, boundary, chosen.name), **_view_key(view, augment, seed)}
-            width = sum(math.prod(shape) for shape in boundary.shapes)
-            with closing(Table.open(cache, key, width, HALVES)) as table:
-                known = table.lookup()
-                missing = _first_of_each(digests, known)
-                task.advance(len(samples) - len(missing))
-                for rows in _fill(table, missing, digests, pixels, _shown(changes, view, seed), chosen, batch_on(where)):
-                    task.advance(rows)
-                rows_of = table.lookup(check=False)
-                found.append(Activations(rows=table.rows([rows_of[digest] for digest in digests]), shapes=boundary.shapes))
-    return Views(views=tuple(found))
+    source = _Source(
+        pixels,
+        digests,
+        [{**boundary_key(backbone, boundary, chosen.name), **_view_key(view, augment, seed)} for view in range(views)],
+        boundary.shapes,
+        chosen,
+        augmentation(augment),
+        seed=seed,
+        cache=cache,
+        batch=batch_on(where),
+    )
+    return Views(source, views)
 
 
 def _view_key(view: int, augment: Augment, seed: int) -> Mapping[str, object]:
@@ -109,57 +199,8 @@ def _view_key(view: int, augment: Augment, seed: int) -> Mapping[str, object]:
     return {"view": view, "augment": how, "seed": seed, "stored": "bf16"}
 
 
-def _first_of_each(digests: Sequence[bytes], known: Mapping[bytes, int]) -> NDArray[np.int64]:
-    """Positions of the images that are not known, one of those that are the same."""
-    first = {digest: i for i, digest in reversed(list(enumerate(digests))) if digest not in known}
-    return np.array(sorted(first.values()), np.int64)
-
-
-def _shown(changes: Augmentation, view: int, seed: int) -> Callable[[Tensor, Sequence[bytes]], Tensor]:
-    """What makes of the pixels of some images what a view shows of them."""
-
-    def show(pixels: Tensor, digests: Sequence[bytes]) -> Tensor:
-        if view == 0:
-            return pixels
-        return changes(pixels, [(seed, _PURPOSE, view, *_words(digest)) for digest in digests])
-
-    return show
-
-
 def _words(digest: bytes) -> tuple[int, ...]:
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
-
-
-def _fill(
-    table: Table,
-    missing: NDArray[np.int64],
-    digests: Sequence[bytes],
-    pixels: Activations,
-    show: Callable[[Tensor, Sequence[bytes]], Tensor],
-    chosen: Chosen,
-    batch: int,
-) -> Iterator[int]:
-    """Compute and store the rows that are missing; after each batch, how many."""
-    if not len(missing):
-        return
-
-    def batches() -> Iterator[Pixels]:
-        for start in range(0, len(missing), batch):
-            rows = missing[start : start + batch]
-            (values,) = pixels[rows]
-            yield show(values, [digests[row] for row in rows]).numpy()
-
-    most = max(1, _WRITE_BYTES // (table.width * table.dtype.itemsize))
-    held: list[NDArray[np.uint16]] = []
-    done = 0
-    for values_ND in chosen.make().stream(batches()):
-        held.append(torch.from_numpy(values_ND).to(torch.bfloat16).view(torch.uint16).numpy())
-        count = sum(map(len, held))
-        if count >= most or done + count == len(missing):
-            rows = missing[done : done + count]
-            table.append([digests[row] for row in rows], np.concatenate(held))
-            done, held = done + count, []
-        yield len(values_ND)
 
 
 def forget_own(cache: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from regraft.data.names import printable
 
 if TYPE_CHECKING:
-    from regraft.values import ClassScore, Evaluation, Interval, Rejected, RunSummary, Scores
+    from regraft.values import ClassScore, Compared, Evaluation, History, Interval, Rejected, RuleOfThumb, RunSummary, Scores
 
 
 _WIDEST_CELL = 60
@@ -56,16 +56,44 @@ def fit_fields(summary: "RunSummary") -> dict[str, Any]:
         "run": str(summary.run),
         "backbone": summary.backbone,
         "strategy": summary.strategy,
+        "asked": summary.asked,
         "features": summary.head.features,
         "l2": summary.head.l2,
         "classes": summary.classes,
         "images": {"train": summary.train, "test": summary.test, "rejected": len(summary.rejected)},
         "test": _figures(summary.test_scores) if summary.test_scores else None,
         "cross_validation": _figures(summary.cross_validation),
+        "training": _training_fields(summary.history) if summary.history else None,
+        "compared": [_compared_fields(one) for one in summary.compared] or None,
         "seconds": {name: round(value, 3) for name, value in summary.seconds.items()},
         "engine": summary.engine,
         "cache": {"hits": summary.cache_hits, "misses": summary.cache_misses},
         "report": str(summary.report) if summary.report else None,
+    }
+
+
+def _training_fields(history: "History") -> dict[str, Any]:
+    return {
+        "what": history.what,
+        "epochs": len(history.epochs),
+        "chosen": history.chosen,
+        "share": history.share,
+        "gain": history.gain,
+        "gain_se": history.gain_se,
+        "validation": history.validation,
+    }
+
+
+def _compared_fields(one: "Compared") -> dict[str, Any]:
+    return {
+        "strategy": one.strategy,
+        "accuracy": one.accuracy,
+        "nll": one.nll,
+        "gain": one.gain,
+        "gain_se": one.gain_se,
+        "seconds": round(one.seconds, 3),
+        "kept": one.kept,
+        "note": one.note or None,
     }
 
 
@@ -115,15 +143,22 @@ def interval_text(interval: "Interval") -> str:
 
 def print_fit(summary: "RunSummary") -> None:
     """The outcome of a fit; the score, the time and the report come last, where the eye is."""
-    from regraft.report.training import verdict
+    from regraft.report.compared import judgement
 
+    if summary.compared:
+        _print_compared(summary)
+    if summary.history:
+        _print_curve(summary.history)
     cross, test = summary.cross_validation, summary.test_scores
     steps = ", ".join(f"{name} {value:.1f}" for name, value in summary.seconds.items() if name != "total")
     rows = [("images", f"{summary.train:,} train, {summary.test:,} test, {len(summary.rejected):,} set aside")]
     rows += [("features", f"{summary.head.features}, of {summary.backbone} with {summary.engine}")]
     if summary.history:
-        rows += [("trained", f"{summary.history.what}; epoch {summary.history.chosen} of {len(summary.history.epochs)} kept")]
-        rows += [("verdict", verdict(summary.history).replace("\u00a0", " "))]
+        rows += [("trained", f"{summary.history.what}; {_kept_text(summary.history)}")]
+    if summary.history or summary.compared:
+        rows += [("verdict", _on_screen(judgement(summary)))]
+    if summary.rule:
+        rows += [("rule of thumb", f"{_on_screen(summary.rule.advice)} ({_likeness(summary.rule)})")]
     rows += [("cache", f"{summary.cache_hits:,} images known, {summary.cache_misses:,} new")]
     right = "" if cross.confusion_KK is not None else ", every label right"
     rows += [("baseline", _baseline_text(test or cross))]
@@ -134,6 +169,56 @@ def print_fit(summary: "RunSummary") -> None:
     rows += [("time", f"{summary.seconds.get('total', 0.0):.1f} s ({steps})")]
     rows += [("report", str(summary.report or summary.run))]
     print_pairs(rows)
+
+
+def _kept_text(history: "History") -> str:
+    if not history.chosen:
+        return f"none of {len(history.epochs)} epochs was better than the start, which was kept"
+    mixed = "" if history.share == 1 else f", {100 * history.share:.0f} % of the way from the start"
+    return f"epoch {history.chosen} of {len(history.epochs)} kept{mixed}"
+
+
+def _likeness(rule: "RuleOfThumb") -> str:
+    alike = "" if math.isnan(rule.confidence) else f", the network's own classifier {percent(rule.confidence)} sure of them"
+    return f"{rule.images:,} training images{alike}"
+
+
+def _on_screen(text: str) -> str:
+    """The report's words with plain blanks and signs."""
+    return text.replace("\u00a0", " ").replace("\u2212", "-")
+
+
+def _print_compared(summary: "RunSummary") -> None:
+    """The strategies that `auto` looked at, side by side."""
+    from regraft.report.compared import gain_words, outcome, spent
+
+    print_table(
+        ("strategy", "right", "loss, nats", "gain, nats", "time"),
+        [
+            (
+                f"{'* ' if one.kept else '  '}{one.strategy}",
+                percent(one.accuracy) if math.isfinite(one.accuracy) else "-",
+                f"{one.nll:.3f}" if math.isfinite(one.nll) else "-",
+                _on_screen(gain_words(one)).replace("\u2013", "-"),
+                _on_screen(spent(one)).replace("\u2013", "-"),
+            )
+            for one in summary.compared
+        ],
+    )
+    for one in summary.compared:
+        if not one.kept:
+            print_line(f"{one.strategy}: {_on_screen(outcome(one, summary.compared))}")
+    print_line()
+
+
+def _print_curve(history: "History") -> None:
+    from regraft.cli.curve import curve_lines
+
+    lines = curve_lines(history)
+    for line in lines:
+        print_line(line)
+    if lines:
+        print_line()
 
 
 def _baseline_text(scores: "Scores") -> str:

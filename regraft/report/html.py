@@ -11,13 +11,14 @@ from regraft.evaluate import ECE_BINS, macro_f1_interval, mistakes, reliability
 from regraft.evaluate.calibration import chance_calibration_error
 from regraft.evaluate.table import cannot_write
 from regraft.report import text
+from regraft.report.compared import auto_verdict, gain_words, judgement, outcome, rule_words, spent
 from regraft.report.confusion import MAP_CLASSES, confusion_map, confusion_rows
 from regraft.report.figures import SERIES, intervals_figure, reliability_figure
-from regraft.report.pictures import Thumbnails, pictured
+from regraft.report.pictures import BUDGET, Thumbnails, data_uri, pictured
 from regraft.report.regularisation import at_edge, feature_sets, is_chosen, regularisation_figure
 from regraft.report.summary import Confusion, confusions, sentences
-from regraft.report.training import curves_figure, kept, verdict
-from regraft.values import ClassScore, Predictions, RunSummary, Scores
+from regraft.report.training import curves_figure, kept, phases, several_rates, share_words
+from regraft.values import Augmented, ClassScore, Predictions, RunSummary, Scores
 
 PICTURES = 24
 CONFUSIONS = 12
@@ -26,15 +27,22 @@ TREE_LETTERS = 20_000
 
 
 def write_report(
-    summary: RunSummary, *, test: Predictions | None, cross_validation: Predictions, thumbnails: Thumbnails, out: Path
+    summary: RunSummary,
+    *,
+    test: Predictions | None,
+    cross_validation: Predictions,
+    thumbnails: Thumbnails,
+    out: Path,
+    augmented: Augmented | None = None,
 ) -> Path:
     """Write the page to `out` (to a temporary name, then renamed) and return it.
 
     The headline is on `test`, or on `cross_validation` where that is None; both must carry their targets. `thumbnails` gives
     the PNG, JPEG, GIF or WebP bytes for an image's name, as a mapping or a function; it is asked for the shown mistakes only.
-    Raises OutOfSpace or UsageError where the file cannot be written.
+    `augmented` is what augmentation made of a few images. Raises OutOfSpace or UsageError where the file cannot be written.
     """
-    page = render(summary, shown=cross_validation if test is None else test, thumbnails=thumbnails)
+    shown = cross_validation if test is None else test
+    page = render(summary, shown=shown, thumbnails=thumbnails, augmented=augmented)
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as file:
@@ -49,7 +57,7 @@ def write_report(
     return out
 
 
-def render(summary: RunSummary, *, shown: Predictions, thumbnails: Thumbnails) -> str:
+def render(summary: RunSummary, *, shown: Predictions, thumbnails: Thumbnails, augmented: Augmented | None = None) -> str:
     """The page as text; `shown` are the predictions of the headline."""
     scores = summary.test_scores or summary.cross_validation
     return (
@@ -61,10 +69,11 @@ def render(summary: RunSummary, *, shown: Predictions, thumbnails: Thumbnails) -
             multi_label=shown.multi_label,
             sentences=sentences(summary, shown),
             macro_f1=_macro_f1(shown),
-            **_mistakes(scores, shown, thumbnails),
+            **_mistakes(scores, shown, thumbnails, BUDGET - (len(augmented.sheet) if augmented else 0)),
             **_calibration(shown),
             **_regularisation(summary),
-            **_training(summary),
+            **_training(summary, augmented),
+            **_compared(summary),
             intervals=intervals_figure(_accuracies(summary), scores.baseline),
             stages=_stages(summary.seconds),
             rejected=summary.rejected[:REJECTED_ROWS],
@@ -97,11 +106,11 @@ def _macro_f1(shown: Predictions) -> Any:
     return macro_f1_interval(shown, resamples=1000 if len(shown.names) <= 5000 else 200)
 
 
-def _mistakes(scores: Scores, shown: Predictions, thumbnails: Thumbnails) -> dict[str, Any]:
+def _mistakes(scores: Scores, shown: Predictions, thumbnails: Thumbnails, budget: int) -> dict[str, Any]:
     taken_for: dict[str, Confusion] = {}
     for confusion in confusions(scores, len(scores.classes) ** 2):
         taken_for.setdefault(confusion.truth, confusion)
-    pictures = pictured(mistakes(shown, PICTURES), thumbnails)
+    pictures = pictured(mistakes(shown, PICTURES), thumbnails, budget)
     return {
         "mistakes": pictures,
         "any_picture": any(row.source for row in pictures),
@@ -139,11 +148,29 @@ def _regularisation(summary: RunSummary) -> dict[str, Any]:
     }
 
 
-def _training(summary: RunSummary) -> dict[str, Any]:
+def _training(summary: RunSummary, augmented: Augmented | None) -> dict[str, Any]:
     history = summary.history
+    sheet = {"augmented": augmented, "sheet": data_uri(augmented.sheet) if augmented else "", "history": history}
     if history is None:
-        return {"history": None}
-    return {"history": history, "curves": curves_figure(history), "kept": kept, "verdict": verdict(history)}
+        return sheet
+    return sheet | {
+        "curves": curves_figure(history),
+        "kept": kept,
+        "judgement": judgement(summary),
+        "share_words": share_words(history),
+        "phases": phases(history),
+        "several_rates": several_rates(history),
+    }
+
+
+def _compared(summary: RunSummary) -> dict[str, Any]:
+    return {
+        "auto_verdict": auto_verdict(summary),
+        "gain_words": gain_words,
+        "outcome": outcome,
+        "rule_words": rule_words(summary.rule) if summary.rule else "",
+        "spent": spent,
+    }
 
 
 def _stages(seconds: dict[str, float]) -> list[tuple[str, float, float]]:

@@ -20,18 +20,18 @@ class Pictured:
     source: str
 
 
-def pictured(found: tuple[Mistake, ...], thumbnails: Thumbnails) -> tuple[Pictured, ...]:
+def pictured(found: tuple[Mistake, ...], thumbnails: Thumbnails, budget: int = BUDGET) -> tuple[Pictured, ...]:
     """Each mistake with its picture, as far as there is one and the budget lasts."""
-    left, rows = BUDGET, []
+    left, rows = budget, []
     for mistake in found:
         content = thumbnails(mistake.name) if callable(thumbnails) else thumbnails.get(mistake.name)
-        source = _data_uri(content) if content is not None and len(content) <= left else ""
+        source = data_uri(content) if content is not None and len(content) <= left else ""
         left -= len(content or b"") if source else 0
         rows.append(Pictured(mistake=mistake, source=source))
     return tuple(rows)
 
 
-def _data_uri(content: bytes) -> str:
+def data_uri(content: bytes) -> str:
     """Empty for anything but a picture by its first bytes: nothing else may come into the page."""
     kind = next((kind for start, kind in SIGNATURES.items() if content.startswith(start)), None)
     if kind is None and content[:4] == b"RIFF" and content[8:12] == b"WEBP":

@@ -96,9 +96,9 @@ def _log_ticks(low: float, high: float) -> Iterable[float]:
     return [m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high]
 
 
-def linear_ticks(low: float, high: float) -> Iterable[float]:
-    """About five round numbers between the ends of an axis."""
-    rough = (high - low) / 5
+def linear_ticks(low: float, high: float, wanted: int = 5) -> Iterable[float]:
+    """About so many round numbers between the ends of an axis."""
+    rough = (high - low) / wanted
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= rough)
     return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -7,8 +7,8 @@ import numpy as np
 
 from regraft.evaluate.calibration import chance_calibration_error, claims
 from regraft.evaluate.interval import Z_95
+from regraft.report.compared import judgement
 from regraft.report.text import NBSP, count, counted, percent, plain, points, span
-from regraft.report.training import verdict
 from regraft.values import Interval, Predictions, RunSummary, Scores
 
 
@@ -28,7 +28,7 @@ def sentences(summary: RunSummary, shown: Predictions) -> tuple[str, ...]:
     candidates = (
         _headline(summary, shown.multi_label),
         _agreement(summary),
-        verdict(summary.history) if summary.history else "",
+        judgement(summary),
         _against_baseline(scores, shown.multi_label),
         _sureness(scores, shown),
         _worst(scores, shown.multi_label),
@@ -70,9 +70,10 @@ def _headline(summary: RunSummary, multi_label: bool) -> str:
     if summary.test_scores is not None:
         return f"{right} on {counted(accuracy.n, 'image')} that were never used for any choice {interval}."
     if summary.history:
+        chosen = "the strategy and the epoch" if summary.compared else "the epoch"
         return (
             f"{right} on the {counted(accuracy.n, 'validation image')} {interval}. No images were held out for a test "
-            "(--test none), and these chose the epoch: expect slightly less on new images."
+            f"(--test none), and these chose {chosen}: expect slightly less on new images."
         )
     sentence = f"{right} in cross-validation on the {counted(accuracy.n, 'training image')} {interval}. "
     if len(summary.head.tried) < 2:

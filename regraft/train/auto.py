@@ -22,7 +22,7 @@ from regraft.strategies import Auto, Full, Partial, Trained, Training
 from regraft.train.budget import epoch_seconds
 from regraft.train.chance import seeded
 from regraft.train.faster import rewritten
-from regraft.train.fit_network import beginning, fit_network, phases_of
+from regraft.train.fit_network import beginning, fit_network, phases_of, refits
 from regraft.train.keeper import Kept
 from regraft.train.learning import learner_of
 from regraft.train.lessons import Lessons
@@ -142,10 +142,13 @@ def project(setting: Setting, strategy: Trained) -> Candidate:
             conv.exact = conv.conv.groups > 1
         half = StepPrecision(half=strategy.precision != "fp32" and has_fast_bf16())
         each = epoch_seconds(strategy, replace(learner, precision=half), shown, setting.seed)
-    views = strategy.views if isinstance(strategy, Partial) else 0
     rate = max((timing.images_per_s for timing in setting.extracted.engines if timing.chosen), default=0.0)
-    setup = len(setting.images) * views / rate if rate else 0.0
-    return Candidate(strategy=strategy, setup=setup, each=each)
+    # Through the frozen part: what is judged once, what is trained on once for each view.
+    views = strategy.views if isinstance(strategy, Partial) and strategy.augment != "none" else 1
+    passes = len(setting.images) + (views - 1) * len(lessons.train) if phase.boundary.nodes else 0
+    # What is chosen is done again on all images.
+    times = 1 + (len(setting.targets) / len(lessons.train) if refits(strategy, lessons) else 0)
+    return Candidate(strategy=strategy, setup=passes / rate if rate else 0.0, each=times * each)
 
 
 def losses_of(setting: Setting, lessons: Lessons, logits_VK: FloatArray) -> NDArray[np.float64]:

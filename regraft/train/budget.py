@@ -25,13 +25,23 @@ class Decided(Protocol):
 
 
 def epochs_that_fit(
-    how: How, learner: Learner, lessons: Lessons, decided: Decided, seed: int, progress: Progress = Silent()
+    how: How,
+    learner: Learner,
+    lessons: Lessons,
+    decided: Decided,
+    seed: int,
+    progress: Progress = Silent(),
+    *,
+    passes: float = 1.0,
 ) -> How:
-    """`how` with as many epochs as its `minutes` hold, at least one and at most its own."""
+    """`how` with as many epochs as its `minutes` hold, at least one and at most its own.
+
+    All of them are run `passes` times: more than once where what was chosen is done again on all images.
+    """
     if how.minutes is None:
         return how
     if "epochs" not in decided.plan:
-        seconds = epoch_seconds(how, learner, lessons, seed)
+        seconds = passes * epoch_seconds(how, learner, lessons, seed)
         fitting = max(1, min(how.epochs, int(60 * how.minutes / seconds)))
         decided.plan["epochs"] = fitting
         progress.note(
@@ -58,9 +68,11 @@ def epoch_seconds(how: Training, learner: Learner, lessons: Lessons, seed: int) 
 def try_step(how: Training, learner: Learner, lessons: Lessons, rows: NDArray[np.int64], seed: int) -> None:
     """The gradients of some images, thrown away: all of a step but what it changes."""
     learner.set_modes(True)
+    before = snapshot(learner.state) if learner.moves_statistics else {}
     stepper = Stepper(learner, lessons, how, make_optimizer(learner, how), seed, Silent())
     stepper.gradients(rows, 1, 0)
     stepper.optimizer.zero_grad(set_to_none=True)
+    put(learner.state, before)  # a pass in train mode alone moves running statistics
     learner.set_modes(False)
 
 

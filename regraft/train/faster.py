@@ -7,6 +7,7 @@ A norm whose statistics stay is a fixed scale and shift of each channel, which t
 The gradients of W, g and b come out through that product as they do without it, and no step touches the activations twice.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import torch
 from timm.layers import Conv2dSame
 from timm.layers.conv2d_same import conv2d_same
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 # A rewritten network must answer as before, to this share of the largest answer.
 _SAME = 1e-3
@@ -86,23 +89,44 @@ def convolutions(module: nn.Module, inputs: Sequence[Tensor]) -> list[Seen]:
     made: dict[int, tuple[nn.Module, Tensor]] = {}  # by the identity of the value, which is kept so that it stays unique
     shapes: dict[nn.Module, list[tuple[int, ...]]] = {}
     norms: dict[nn.Module, nn.Module] = {}
+    calls = Counter[nn.Module]()
+    reads = _Reads(made)
 
     def after_conv(layer: nn.Module, args: tuple[Any, ...], value: Tensor) -> None:
         made[id(value)] = layer, value
         shapes.setdefault(layer, []).append(tuple(args[0].shape))
 
     def before_norm(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        calls[layer] += 1
         if args and id(args[0]) in made:
             norms[made[id(args[0])][0]] = layer
 
-    with torch.no_grad(), watching(module, after_conv, before_norm):
+    with torch.no_grad(), watching(module, after_conv, before_norm), reads:
         module(*inputs)
     paths = {layer: path for path, layer in module.named_modules()}
+    once = {conv for conv, seen in shapes.items() if len(seen) == 1}
+    alone = {layer for key, (layer, _) in made.items() if layer in once and layer in norms and reads.counts[key] == 1}
+    served = Counter(norms[conv] for conv in alone)
+    folds = {conv: norms[conv] for conv in alone if served[norms[conv]] == calls[norms[conv]]}
     return [
-        Seen(paths[conv], cast(nn.Conv2d, conv), seen[0], cast("nn.BatchNorm2d | None", norms.get(conv)))
+        Seen(paths[conv], cast(nn.Conv2d, conv), seen[0], cast("nn.BatchNorm2d | None", folds.get(conv)))
         for conv, seen in shapes.items()
-        if len(seen) == 1
+        if conv in once
     ]
+
+
+class _Reads(TorchFunctionMode):
+    """Counts how often values are computed with. Answers alone do not tell: a branch that begins at zero is not heard."""
+
+    def __init__(self, made: Mapping[int, object]) -> None:
+        super().__init__()
+        self.made, self.counts = made, Counter[int]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        value = func(*args, **(kwargs or {}))
+        if any(isinstance(one, Tensor) for one in tree_leaves(value)):  # not its shape alone
+            self.counts.update({id(one) for one in tree_leaves((args, kwargs))} & self.made.keys())
+        return value
 
 
 @contextmanager
@@ -110,6 +134,8 @@ def watching(module: nn.Module, after_conv: Any, before_norm: Any) -> Iterator[N
     """Hooks on every convolution and every norm that can be folded."""
     handles = []
     for layer in module.modules():
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            continue  # somebody else's, such as a weight norm's: nobody would call them any more
         if type(layer) in (nn.Conv2d, Conv2dSame):
             handles.append(layer.register_forward_hook(after_conv))
         elif can_fold(layer):

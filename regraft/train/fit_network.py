@@ -16,25 +16,29 @@ from regraft.backbone.freeze import plan_training
 from regraft.backbone.model import PIXELS, Backbone, Boundary
 from regraft.cache.engines import pick_device
 from regraft.cache.extract import Activations, extract_boundary
-from regraft.cache.views import extract_views, views_that_fit
+from regraft.cache.views import forget_own, views_of, views_that_fit
 from regraft.strategies import Full, Gradual, Norm, Partial, Scratch, Trained
 from regraft.train.budget import epochs_that_fit, try_step
 from regraft.train.chance import seeded
 from regraft.train.convex import make_loss, solve_design
 from regraft.train.design import make_design
 from regraft.train.faster import rewritten
-from regraft.train.interpolate import interpolate
+from regraft.train.interpolate import go_back, interpolate
 from regraft.train.judge import answer
+from regraft.train.keeper import Keeper
 from regraft.train.learning import check_train_mode, learner_of, reading_pixels, reading_views
 from regraft.train.lessons import Learner, Lessons, Read
 from regraft.train.loop import Course, snapshot, train
 from regraft.train.network import Beginning, Copy, columns_of, copy_to_train, taken_apart, taps_after
 from regraft.train.path import balanced_weights
-from regraft.train.phase_keeper import PhaseKeeper
+from regraft.train.phase_keeper import Choice, PhaseKeeper, recalled_choice
 from regraft.train.precision import StepPrecision
-from regraft.train.setting import Model, Setting, history_of, lessons_of, telling
+from regraft.train.setting import Model, Setting, history_of, lessons_of, noting, telling
 from regraft.train.tuning import SAMPLE, tune
 from regraft.values import Epoch, FloatArray
+
+# Where fewer of the training images than these were held out, learning from them too is not worth the time again.
+WORTH_REFITTING = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,10 @@ def phases_of(backbone: Backbone, strategy: Trained) -> tuple[Phase, ...]:
 def fit_network(setting: Setting, strategy: Trained) -> Model:
     """Train what the strategy says, from the solved head (`scratch`: from the weights as they are).
 
-    Raises Diverged, Interrupted, OutOfSpace; UsageError where the network has no such stage or does not take its images in
-    train mode.
+    A fold of the training images chooses the epoch and how far to go; then, with `refit`, all of it is done again on all of
+    them. Raises Diverged, Interrupted, OutOfSpace; UsageError where the network has no such stage or does not take its
+    images in train mode.
     """
-    phases = phases_of(setting.backbone, strategy)
     pixels = extract_boundary(
         setting.images,
         setting.observed.digests,
@@ -75,33 +79,81 @@ def fit_network(setting: Setting, strategy: Trained) -> Model:
         device=setting.device,
         progress=setting.progress,
     )
+    job = _Job(setting, strategy, phases_of(setting.backbone, strategy), pixels, setting.keepers(strategy.name))
     lessons = lessons_of(setting, strategy.balance)
-    start = None if isinstance(strategy, Scratch) else beginning(setting, phases[0].boundary, lessons, strategy)
-    with seeded(setting.seed):
-        network = copy_to_train(setting.backbone, start, len(setting.classes), setting.extracted.columns.last_width)
-    first = snapshot(network.tensors())
-    courses: list[Course] = []
-    told: list[Epoch] = []
-    kept = setting.keepers(strategy.name)
-    for number, phase in enumerate(phases):
-        lessons = replace(lessons, read=_read(setting, strategy, phase, pixels))
-        last = number == len(phases) - 1
-        keeper = PhaseKeeper(kept, number, courses)
-        learner, course, share = _one_phase(setting, strategy, phase, network, lessons, keeper, first if last else None, told)
-        courses.append(course)
-    judged_NK = answer(learner, lessons.read, lessons.validation, strategy.batch_size)
-    test_MK = answer(learner, lessons.read, setting.test_rows, strategy.batch_size)
-    backbone, head = taken_apart(network, setting.backbone, strategy.name)
-    history = history_of(setting, _words(setting.backbone, strategy), courses, lessons, judged_NK, share)
+    chosen, trained = recalled_choice(job.keeper, len(job.phases)), None
+    if chosen is None:
+        trained = _train(job, lessons)
+        chosen = Choice(
+            courses=trained.courses,
+            planned=trained.planned,
+            share=trained.share,
+            judged_NK=answer(trained.learner, trained.lessons.read, lessons.validation, strategy.batch_size),
+        )
+    again = refits(strategy, lessons)
+    if again:
+        setting.progress.note(f"again, on all {len(setting.targets):,} training images, as far as validation found best")
+        trained = _train(job, whole(lessons), chosen)
+    assert trained is not None, "a choice is recalled only where something follows it"
+    words = _words(setting.backbone, strategy)
+    history = history_of(setting, words, chosen.courses, lessons, chosen.judged_NK, chosen.share, refitted=again)
+    test_MK = answer(trained.learner, trained.lessons.read, setting.test_rows, strategy.batch_size)
+    backbone, head = taken_apart(trained.network, setting.backbone, strategy.name)
+    if not isinstance(strategy.augment, str):
+        forget_own(setting.cache)
     return Model(
         strategy=strategy.name,
         backbone=backbone,
         head=head,
         choice=setting.solved.choice,
         judged=lessons.validation,
-        judged_NK=judged_NK,
+        judged_NK=chosen.judged_NK,
         test_MK=test_MK,
         history=history,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What all phases share."""
+
+    setting: Setting
+    strategy: Trained
+    phases: tuple[Phase, ...]
+    pixels: Activations
+    keeper: Keeper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trained:
+    """A network after all phases, and how it got there: courses, epochs planned in each, share of what was learned."""
+
+    network: Copy
+    learner: Learner
+    lessons: Lessons
+    courses: list[Course]
+    planned: list[int]
+    share: float
+
+
+def _train(job: _Job, lessons: Lessons, chosen: Choice | None = None) -> _Trained:
+    """All phases on these images. `chosen`: do again what was chosen there, without validation."""
+    setting, strategy = job.setting, job.strategy
+    start = None if isinstance(strategy, Scratch) else beginning(setting, job.phases[0].boundary, lessons, strategy)
+    with seeded(setting.seed):
+        network = copy_to_train(setting.backbone, start, len(setting.classes), setting.extracted.columns.last_width)
+    first = snapshot(network.tensors())
+    courses, planned, told = list[Course](), list[int](), list[Epoch]()
+    for number, phase in enumerate(job.phases):
+        keeper = PhaseKeeper(job.keeper, number + (len(job.phases) if chosen else 0), courses, chosen)
+        until = None if chosen is None else (chosen.planned[number], chosen.courses[number].chosen)
+        end = first if number == len(job.phases) - 1 else None
+        share = None if chosen is None else chosen.share
+        done = _one_phase(job, phase, network, lessons, keeper, end, told, until, share)
+        courses.append(done.course)
+        planned.append(done.epochs)
+    return _Trained(
+        network=network, learner=done.learner, lessons=done.lessons, courses=courses, planned=planned, share=done.share
     )
 
 
@@ -130,19 +182,19 @@ def beginning(setting: Setting, boundary: Boundary, lessons: Lessons, strategy: 
     return Beginning(taps=taps, columns=chosen, solved=head, mean_D=mean_D, scale_D=scale_D)
 
 
-def _read(setting: Setting, strategy: Trained, phase: Phase, pixels: Activations) -> Read:
+def _read(job: _Job, phase: Phase, lessons: Lessons, epochs: int) -> Read:
+    setting, strategy = job.setting, job.strategy
     if not phase.boundary.nodes:
-        sizes = strategy.sizes if isinstance(strategy, Full | Scratch) else ()
-        return reading_pixels(pixels, strategy.augment, setting.seed, epochs=strategy.epochs, sizes=sizes)
+        return reading_pixels(job.pixels, strategy.augment, setting.seed, epochs=epochs, sizes=_sizes(strategy))
     assert isinstance(strategy, Partial | Gradual)
     wanted = 1 if strategy.augment == "none" else strategy.views
     count = views_that_fit(wanted, len(setting.images), phase.boundary, setting.cache_limit)
     if count < wanted:
         setting.progress.note(f"{count} of {wanted} views of each image fit into the cache (--cache-size)")
-    views = extract_views(
+    views = views_of(
         setting.images,
         setting.observed.digests,
-        pixels,
+        job.pixels,
         setting.backbone,
         phase.boundary,
         views=count,
@@ -152,51 +204,99 @@ def _read(setting: Setting, strategy: Trained, phase: Phase, pixels: Activations
         device=setting.device,
         progress=setting.progress,
     )
-    return reading_views(views, setting.seed)
+    # What is judged has the plain view alone; all of it in one go.
+    views.ensure(np.concatenate([lessons.validation, setting.test_rows]), None, setting.progress)
+    return reading_views(views, lessons.train, setting.seed, setting.progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Done:
+    """A phase that is over: its learner as it was made, its lessons, its course, the epochs planned, the share kept."""
+
+    learner: Learner
+    lessons: Lessons
+    course: Course
+    epochs: int
+    share: float
 
 
 def _one_phase(
-    setting: Setting,
-    strategy: Trained,
+    job: _Job,
     phase: Phase,
     network: Copy,
     lessons: Lessons,
     keeper: PhaseKeeper,
     first: dict[str, Any] | None,
     told: list[Epoch],
-) -> tuple[Learner, Course, float]:
-    """Train one phase; in the last one go back towards the `first` weights as far as that helps.
+    until: tuple[int, int] | None,
+    share: float | None,
+) -> _Done:
+    """Train one phase; in the last one go back towards the `first` weights as far as that helps, or by `share`.
 
-    Gives the learner as it was made, the course, and the share of what was learned that was kept.
+    `until`: of so many epochs, stop after so many.
     """
+    setting, strategy = job.setting, job.strategy
     plan = plan_training(setting.backbone, phase.trains, freeze=strategy.freeze)
     learner = learner_of(network, phase.boundary, plan, strategy, pick_device(setting.device))
+    lessons = replace(lessons, read=_read(job, phase, lessons, strategy.epochs))
     check_train_mode(learner, lessons, setting.backbone, _epochs_of_all_sizes(strategy))
     done = keeper.finished()
     if done is not None:
-        return learner, done, 1.0
+        return _Done(learner=learner, lessons=lessons, course=done, epochs=strategy.epochs, share=1.0)
     small = tuple(value.to(learner.device) for value in lessons.read(lessons.train[:SAMPLE], None))
     with rewritten(learner.module, small, fold=not learner.moves_statistics) as convs:
         faster = _tuned(setting, strategy, learner, lessons, convs, keeper)
         for path, conv in convs.items():
             conv.exact = path in faster.precision.exact
-        how = epochs_that_fit(strategy, faster, lessons, keeper, setting.seed, setting.progress)
-        tell = telling(setting, how.epochs, keeper.number, told)
+        if until is None:
+            passes = 1 + (len(setting.targets) / len(lessons.train) if refits(strategy, lessons) else 0)
+            how = epochs_that_fit(strategy, faster, lessons, keeper, setting.seed, setting.progress, passes=passes)
+        else:
+            how = replace(strategy, epochs=until[0])
+        if _sizes(strategy):
+            lessons = replace(lessons, read=_read(job, phase, lessons, how.epochs))
+        tell = telling(setting, how.epochs, keeper.number, told) if until is None else noting(setting, until[1])
         course = train(
-            faster, lessons, how, seed=setting.seed + keeper.number, on_epoch=tell, keeper=keeper, progress=setting.progress
+            faster,
+            lessons,
+            how,
+            until=None if until is None else until[1],
+            seed=setting.seed + keeper.number,
+            on_epoch=tell,
+            keeper=keeper,
+            progress=setting.progress,
         )
-        share = 1.0
-        if first is not None and strategy.interpolate and course.epochs:
+        if first is None or not strategy.interpolate or not course.epochs:
+            share = 1.0
+        elif share is not None:
+            go_back(faster, first, share)
+        else:
             share = interpolate(faster, lessons, first, strategy.batch_size, best=_best_loss(course))
-    return learner, course, share
+    return _Done(learner=learner, lessons=lessons, course=course, epochs=how.epochs, share=share)
+
+
+def refits(strategy: Trained, lessons: Lessons) -> bool:
+    """Whether all is done again with the validation images among those learned from."""
+    held_out = len(lessons.validation) / (len(lessons.validation) + len(lessons.train))
+    return strategy.refit == "always" or (strategy.refit == "auto" and held_out > WORTH_REFITTING)
+
+
+def whole(lessons: Lessons) -> Lessons:
+    """All images to learn from, none to judge by."""
+    train = np.sort(np.concatenate([lessons.train, lessons.validation]))
+    return replace(lessons, train=train, validation=np.zeros(0, np.int64))
 
 
 def _best_loss(course: Course) -> float:
     return min([course.start_tempered, *(epoch.tempered_loss for epoch in course.epochs)])
 
 
+def _sizes(strategy: Trained) -> tuple[int, ...]:
+    return strategy.sizes if isinstance(strategy, Full | Scratch) else ()
+
+
 def _epochs_of_all_sizes(strategy: Trained) -> Sequence[int]:
-    sizes = strategy.sizes if isinstance(strategy, Full | Scratch) else ()
+    sizes = _sizes(strategy)
     return [1 + number * strategy.epochs // len(sizes) for number in range(len(sizes))] or [1]
 
 

@@ -32,5 +32,13 @@ def interpolate(learner: Learner, lessons: Lessons, first: Mapping[str, Tensor],
     return share
 
 
+def go_back(learner: Learner, first: Mapping[str, Tensor], share: float) -> None:
+    """Leave in `learner` the weights at `share` of the way from `first` to its own."""
+    if share < 1:
+        put(learner.state, {n: _between(first[n].to(value.device), value, share) for n, value in learner.state.items()})
+    learner.set_modes(True)
+    learner.set_modes(False)
+
+
 def _between(first: Tensor, reached: Tensor, share: float) -> Tensor:
     return torch.lerp(first, reached, share) if reached.is_floating_point() else reached

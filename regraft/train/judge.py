@@ -1,5 +1,6 @@
 """How good a module is on images that it does not learn from."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,9 @@ class Judged:
 
 
 def judge(learner: Learner, lessons: Lessons, batch: int) -> Judged:
-    """How good the module is on the validation images."""
+    """How good the module is on the validation images; no numbers where there are none."""
+    if not len(lessons.validation):
+        return Judged(math.nan, math.nan, math.nan)
     logits_VK = answer(learner, lessons.read, lessons.validation, batch)
     logits, answers = torch.from_numpy(logits_VK), answers_to(lessons, lessons.validation, "cpu")
     rows = lessons.validation

@@ -1,5 +1,6 @@
 """What lets a training stop at any instant and go on: checkpoints, when to write them, and being told to stop."""
 
+import math
 import signal
 import threading
 import time
@@ -23,6 +24,20 @@ class Kept:
 
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
+
+
+def without_nan(value: Any) -> Any:
+    """Facts for JSON: figures that are no numbers become null."""
+    if isinstance(value, dict):
+        return {name: without_nan(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_nan(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The other way round, for the fields of a value."""
+    return {name: math.nan if value is None else value for name, value in fields.items()}
 
 
 class Keeper(Protocol):

@@ -15,6 +15,7 @@ from regraft.cache.extract import Activations
 from regraft.cache.views import Views
 from regraft.data.augment import augmentation
 from regraft.errors import UsageError, first_line
+from regraft.progress import Progress, Silent
 from regraft.strategies import Augment, Training
 from regraft.train.chance import augment_seeds, seeded, view_of
 from regraft.train.groups import depths_of, parameter_groups
@@ -66,11 +67,17 @@ def reading(activations: Activations) -> Read:
     return lambda rows, _: laid_out(activations[rows])
 
 
-def reading_views(views: Views, seed: int) -> Read:
-    """Values from the cache, in another view in every epoch."""
+def reading_views(views: Views, train: NDArray[np.int64], seed: int, progress: Progress = Silent()) -> Read:
+    """Values from the cache, in another view in every epoch. `train` are the images of an epoch, computed together."""
+    ready: set[int] = set()
 
     def read(rows: NDArray[np.int64], epoch: int | None) -> tuple[Tensor, ...]:
-        return laid_out(views.read(rows, None if epoch is None else view_of(rows, len(views), seed, epoch)))
+        if epoch is None:
+            return laid_out(views.read(rows, None))
+        if epoch not in ready:
+            views.ensure(train, view_of(train, len(views), seed, epoch), progress)
+            ready.add(epoch)
+        return laid_out(views.read(rows, view_of(rows, len(views), seed, epoch)))
 
     return read
 

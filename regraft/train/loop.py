@@ -22,7 +22,7 @@ from regraft.progress import Progress, Silent
 from regraft.strategies import Training
 from regraft.train.chance import order_of
 from regraft.train.judge import Judged, judge
-from regraft.train.keeper import Keeper, Kept, Nowhere, Stopping, stoppable
+from regraft.train.keeper import Keeper, Kept, Nowhere, Stopping, stoppable, with_nan, without_nan
 from regraft.train.lessons import Learner, Lessons
 from regraft.train.schedule import factor
 from regraft.train.step import Averaged, Stepper, make_optimizer
@@ -48,18 +48,20 @@ def train(
     how: Training,
     *,
     seed: int,
+    until: int | None = None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     keeper: Keeper = _NOWHERE,
     progress: Progress = Silent(),
 ) -> Course:
     """Train `learner.module`, in place: give it a network of its own. It ends in eval mode with the weights of the best epoch.
 
+    Without validation images it ends with those of the last epoch. `until`: stop after so many epochs, with the rates of all.
     Goes on from what `keeper` recalls. Raises Diverged when a loss or a gradient is no number any more, OutOfSpace where a
     single image does not fit into memory or a checkpoint not on the disk, Interrupted (after a checkpoint) on a signal.
     """
-    run = _Run(learner, lessons, how, seed, progress)
+    run = _Run(learner, lessons, how, seed, progress, until)
     before = keeper.recall()
-    with progress.task("training", how.epochs * len(lessons.train), "image") as task, stoppable() as stopping:
+    with progress.task("training", run.most * len(lessons.train), "image") as task, stoppable() as stopping:
         if before is not None:
             run.restore(before)
         else:
@@ -103,7 +105,10 @@ def batches_of(count: int, size: int) -> int:
 class _Run:
     """A training under way. What is not in `kept` follows from the recipe."""
 
-    def __init__(self, learner: Learner, lessons: Lessons, how: Training, seed: int, progress: Progress) -> None:
+    def __init__(
+        self, learner: Learner, lessons: Lessons, how: Training, seed: int, progress: Progress, until: int | None
+    ) -> None:
+        self.most = how.epochs if until is None else until
         self.learner, self.lessons, self.how, self.seed = learner, lessons, how, seed
         self.optimizer = make_optimizer(learner, how)
         self.stepper = Stepper(learner, lessons, how, self.optimizer, seed, progress)
@@ -126,7 +131,7 @@ class _Run:
     def finished(self) -> bool:
         patience = self.how.patience
         tired = patience is not None and len(self.epochs) - self.chosen >= patience
-        return len(self.epochs) >= self.how.epochs or tired
+        return len(self.epochs) >= self.most or (tired and len(self.lessons.validation) > 0)
 
     def one_epoch(self) -> Iterator[int]:
         """The steps that are left of an epoch; after each, how many images it took."""
@@ -159,11 +164,12 @@ class _Run:
             self.averaged.swap()
         judged = judge(self.learner, self.lessons, self.how.batch_size)
         best = min([self.start.tempered, *(epoch.tempered_loss for epoch in self.epochs)], key=_none_last)
-        if judged.tempered < _none_last(best):
+        if judged.tempered < _none_last(best) or not len(self.lessons.validation):
             self.best, self.chosen = snapshot(self.learner.state), len(self.epochs) + 1
         if self.averaged:
             self.averaged.swap()
-        rates = [group["lr"] for group in self.optimizer.param_groups]
+        # Not asked of the optimiser: it has taken no step yet where a training goes on between its last step and here.
+        rates = [group.lr * self._factor(len(self.epochs) + 1, self.index - 1) for group in self.learner.groups]
         self.epochs.append(
             Epoch(
                 number=len(self.epochs) + 1,
@@ -206,8 +212,8 @@ class _Run:
         return Kept(
             tensors=tensors,
             facts={
-                "start": asdict(self.start),
-                "epochs": [asdict(epoch) for epoch in self.epochs],
+                "start": without_nan(asdict(self.start)),
+                "epochs": [without_nan(asdict(epoch)) for epoch in self.epochs],
                 "chosen": self.chosen,
                 "index": self.index,
                 "sums": [self.loss, self.hits, self.images, self.seconds],
@@ -219,8 +225,8 @@ class _Run:
 
     def restore(self, kept: Kept) -> None:
         facts, tensors = kept.facts, kept.tensors
-        self.start = Judged(**facts["start"])
-        self.epochs = [Epoch(**fields) for fields in facts["epochs"]]
+        self.start = Judged(**with_nan(facts["start"]))
+        self.epochs = [Epoch(**with_nan(fields)) for fields in facts["epochs"]]
         self.chosen, self.index = facts["chosen"], facts["index"]
         self.loss, self.hits, self.images, self.seconds = facts["sums"]
         self.stepper.most = facts["images_at_a_time"]

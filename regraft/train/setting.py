@@ -175,8 +175,27 @@ def telling(setting: Setting, epochs: int, phase: int, told: list[Epoch]) -> Cal
     return tell
 
 
+def noting(setting: Setting, epochs: int) -> Callable[[Epoch], None]:
+    """Says each epoch of a training without validation in a line."""
+
+    def tell(epoch: Epoch) -> None:
+        setting.progress.note(
+            f"epoch {epoch.number}/{epochs} on all images: loss {epoch.loss:.3f}, {100 * epoch.accuracy:.1f} % right; "
+            f"{epoch.seconds:.1f} s"
+        )
+
+    return tell
+
+
 def history_of(
-    setting: Setting, what: str, courses: Sequence[Course], lessons: Lessons, logits_VK: FloatArray, share: float = 1.0
+    setting: Setting,
+    what: str,
+    courses: Sequence[Course],
+    lessons: Lessons,
+    logits_VK: FloatArray,
+    share: float = 1.0,
+    *,
+    refitted: bool = False,
 ) -> History:
     """The courses of a training's phases beside the solved head, on the same validation images."""
     validation = lessons.validation
@@ -199,6 +218,7 @@ def history_of(
         epochs=tuple(epochs),
         chosen=chosen,
         share=share,
+        refitted=refitted,
         accuracy=wilson(int(trained.sum()), len(trained)),
         solved=wilson(int(solved.sum()), len(solved)),
         gain=gain,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from regraft.train.precision import FP32, StepPrecision
 
 # Images that are measured with; the order of the precisions is the same for a whole batch.
 SAMPLE = 8
-_REPEATS = 2
+_REPEATS = 3
 # A gain below this share is not worth fewer digits.
 _WORTH_IT = 0.95
 
@@ -76,23 +77,25 @@ def _measure(
     exact = frozenset(slower_in_half(convs, shapes_of(module, convs, inputs), device))
     half = StepPrecision(half=True, exact=exact)
     if asked == "bf16":
-        return Tuned(precision=half, images=len(inputs[0]), seconds={half.name: seconds_of(lambda: step(half))})
-    seconds = {choice.name: seconds_of(lambda choice=choice: step(choice)) for choice in (FP32, half)}  # type: ignore[misc]
+        return Tuned(precision=half, images=len(inputs[0]), seconds=seconds_of_each({half.name: partial(step, half)}))
+    works: dict[str, Callable[[], None]] = {choice.name: partial(step, choice) for choice in (FP32, half)}
+    seconds = seconds_of_each(works)
     best = half if seconds[half.name] < _WORTH_IT * seconds[FP32.name] else FP32
     return Tuned(precision=best, images=len(inputs[0]), seconds=seconds)
 
 
-def seconds_of(work: Callable[[], None]) -> float:
-    """The shortest of a few times, after one that is not counted."""
-    work()
-    times = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def seconds_of_each(works: Mapping[str, Callable[[], None]]) -> dict[str, float]:
+    """The shortest of a few times of each, taken in turns: what else the machine does then hits all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(1 + _REPEATS):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number:  # the first one compiles kernels and fills caches
+                times[name].append(time.perf_counter() - start)
+    return {name: min(each) for name, each in times.items()}
 
 
 def shapes_of(
@@ -138,20 +141,19 @@ def _is_slower(layer: FoldedConv, shape: tuple[int, ...], needs_grad: bool, devi
     given = torch.randn(shape, device=device, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     given.requires_grad_(needs_grad)
 
-    def run() -> None:
+    def run(exact: bool) -> None:
+        layer.exact = exact
         with torch.autocast(device.partition(":")[0], torch.bfloat16):
             value: Tensor = layer(given)
         if value.requires_grad:
             torch.autograd.backward(value, torch.ones_like(value))
 
-    times = {}
     kept = {value: value.grad for value in layer.parameters()}
-    for layer.exact in (False, True):
-        times[layer.exact] = seconds_of(run)
+    times = seconds_of_each({"bf16": partial(run, False), "fp32": partial(run, True)})
     layer.exact = False
     for value, grad in kept.items():
         value.grad = grad
-    return times[True] < times[False]
+    return times["fp32"] < times["bf16"]
 
 
 def _digest(asked: str, module: nn.Module, inputs: Sequence[Tensor], device: str) -> str:

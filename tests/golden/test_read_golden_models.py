@@ -20,6 +20,8 @@ WRITTEN = {
     "model-v1/model.safetensors": "ed9547ad980daec9656d75ff3096b6f3a05aa592434cef81e5578b6fdd1b74f6",
     "model-v2/config.json": "26a0ab285dc110e5fe0713d3df931e5eb1176864ebe47384c589db5affd0fa2e",
     "model-v2/model.safetensors": "ed9547ad980daec9656d75ff3096b6f3a05aa592434cef81e5578b6fdd1b74f6",
+    "model-v3/config.json": "15fd41a6eacebe3f7204fa1ea23cafd55cf4a85d0c2cb4b0f390e41952362eb5",
+    "model-v3/model.safetensors": "ed9547ad980daec9656d75ff3096b6f3a05aa592434cef81e5578b6fdd1b74f6",
 }
 
 
@@ -43,6 +45,8 @@ def test_every_format_version_still_loads(version: int) -> None:
     assert loaded.config.classes == ("cat", "dog", "Écureuil", "../<script>")
     assert loaded.config.architecture.name == "efficientnet_lite0"
     assert loaded.config.architecture.head_path is None
+    # What a format did not know of yet is as it was then.
+    assert loaded.config.mirrored == (version >= 3)
     assert loaded.config.preprocess.crop_share == 0.875
     assert loaded.config.training.l2 == 1e-05
     assert loaded.config.scores.test is not None
