@@ -10,7 +10,7 @@ DATA   ?= bench/out/data
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test data bench docs clean
+.PHONY: help demo test torture data bench docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -24,6 +24,9 @@ test: $(VENV)/.installed-dev ## Everything that must hold: style, types, import 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+torture: $(VENV)/.installed-dev ## Kill fits in every way, some hundred times (half an hour)
+	$(BIN)/python tests/torture/kill_training.py
 
 data: $(VENV)/.installed-dev ## Fetch the public image sets of the benchmarks (about 1.3 GB)
 	$(BIN)/python bench/data.py $(DATA)

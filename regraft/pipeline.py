@@ -13,16 +13,18 @@ from regraft.cache.extract import Extracted, extract_features
 from regraft.cache.store import default_folder
 from regraft.clock import Clock
 from regraft.data.materialise import on_disk
+from regraft.data.native import smaller_size, usual_side
 from regraft.data.read import read_samples
 from regraft.data.split import split_samples
 from regraft.data.thumbnail import thumbnail
+from regraft.errors import UsageError
 from regraft.evaluate.metrics import score
 from regraft.evaluate.table import write_predictions
 from regraft.fitted import Fitted
 from regraft.progress import Progress, Silent
 from regraft.recipe import DEFAULT_BACKBONE, Recipe
 from regraft.report.html import write_report
-from regraft.saved import fingerprint, load, to_saved, versions
+from regraft.saved import doubts, fingerprint, load, to_saved, versions
 from regraft.strategies import Auto, Head
 from regraft.task.classify import predictions_of, targets_of
 from regraft.train.chance import seeded
@@ -38,6 +40,8 @@ from regraft.train.sheet import augmented_images
 from regraft.train.strategy import apply_strategy, check_strategy, resolved
 from regraft.values import Predictions, RunSummary, Samples, Split
 
+# What a person says of the data beside where it is.
+_OF_SPLIT = ("test", "test_share", "path_column", "label_column", "split_column", "group_column", "group_pattern")
 # More of the images than this may not be left out without being asked: the issue is then the data, not a file.
 MOST_REJECTED = 0.1
 
@@ -60,6 +64,7 @@ def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str
     with clock("data"):
         recipe = replace(recipe, data=on_disk(recipe.data, recipe.cache or default_folder(), progress=progress))
         samples, split = _read(recipe, progress)
+        backbone = _for_small_images(recipe, backbone, split, progress)
         own = own_head_of(strategy, backbone, len(split.classes), seed=recipe.seed)
         baseline = baseline_of(strategy, backbone, own)
     with clock("features"):
@@ -70,12 +75,14 @@ def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str
         solved = _solve(recipe, baseline, split, observed, extracted, progress)
     with clock("head" if strategy == baseline else "training"):
         data = fingerprint_of(observed)
+        doubted = _doubts(recipe, split, data, progress)
         told = Curves(out, tensorboard=recipe.tensorboard)
         setting = _setting(recipe, split, backbone, observed, extracted, solved, told, progress)
         identity = _identity(recipe, backbone, split, data)
         setting = replace(setting, keepers=keepers_in(out, identity, resume=resume, progress=progress))
         with told:
             model = apply_strategy(setting, strategy, own)
+        model = replace(model, notes=(*model.notes, *doubted))
     fitted = Fitted(
         backbone=model.backbone,
         head=model.head,
@@ -91,7 +98,6 @@ def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str
         summary = _summary(recipe, samples, split, backbone, observed, extracted, model, test, cross_validation, command)
     with clock("saving"):
         _save(fitted, summary, data, recipe.seed, out, test, cross_validation)
-        forget(out)
     summary = replace(summary, run=out, seconds=clock.seconds(), report=out / "report.html")
     paths = {sample.name: sample.path for sample in (*observed.train, *observed.test)}
     write_report(
@@ -102,6 +108,8 @@ def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str
         augmented=augmented_images(strategy, observed.train, backbone.preprocess, recipe.seed),
         out=out / "report.html",
     )
+    # Last: what is killed before can go on, and then lacks nothing.
+    forget(out)
     return replace(fitted, summary=replace(summary, seconds=clock.seconds()))
 
 
@@ -121,6 +129,22 @@ def _load(recipe: Recipe, progress: Progress) -> Backbone:
     for note in backbone.notes:
         progress.note(note)
     return backbone
+
+
+def _for_small_images(recipe: Recipe, backbone: Backbone, split: Split, progress: Progress) -> Backbone:
+    """For `auto`, whose time is short, the network at a smaller size where the images are far smaller than it: enlarging them
+    costs steps and tells nothing new."""
+    if not isinstance(recipe.strategy, Auto) or recipe.size is not None or recipe.go_on_from is not None:
+        return backbone
+    size = smaller_size(split.train, backbone.preprocess)
+    if size is None:
+        return backbone
+    try:
+        smaller = _load(replace(recipe, size=size), Silent())
+    except UsageError:
+        return backbone  # a network of one size
+    progress.note(f"the images are about {usual_side(split.train)} pixels wide: worked with at {size} pixels (--size)")
+    return smaller
 
 
 def _network_of(recipe: Recipe, run: Path, progress: Progress) -> Backbone:
@@ -203,6 +227,16 @@ def _setting(
     )
 
 
+def _doubts(recipe: Recipe, split: Split, data: str, progress: Progress) -> tuple[str, ...]:
+    if recipe.go_on_from is None:
+        return ()
+    only_head = isinstance(recipe.strategy, Head)
+    notes = doubts(recipe.go_on_from, data=data, split=split.how, seed=recipe.seed, only_head=only_head)
+    for note in notes:
+        progress.note(note)
+    return notes
+
+
 def _identity(recipe: Recipe, backbone: Backbone, split: Split, data: str) -> Identity:
     asked = asked_of(
         recipe.strategy,
@@ -211,7 +245,8 @@ def _identity(recipe: Recipe, backbone: Backbone, split: Split, data: str) -> Id
         preprocess=str(backbone.preprocess),
         seed=recipe.seed,
         classes=split.classes,
-        split=split.how,
+        # Not `split.how`, which counts the images: those have their own check.
+        **{f"data.{name}": getattr(recipe.data, name) for name in _OF_SPLIT},
     )
     return Identity(asked=asked, images=data, machine=machine(pick_device(recipe.device)))
 

@@ -40,7 +40,7 @@ def place_run(data: Path, out: Path | None, *, overwrite: bool, resume: bool = F
     folder = _checked(data, Path("runs") / name if out is None else out)
     _check_writable(folder)
     if resume:
-        return Place(folder, finished=(folder / CONFIG_FILE).exists())
+        return Place(folder, finished=(folder / CONFIG_FILE).exists() and not is_interrupted(folder))
     if not is_taken(folder):
         return Place(folder)
     if is_interrupted(folder) and not overwrite:
@@ -83,8 +83,8 @@ _STATES, CONFIG_FILE = ".checkpoints", "config.json"
 
 
 def is_interrupted(folder: Path) -> bool:
-    """Whether a training was interrupted here, and no finished run lies in its place."""
-    return not (folder / CONFIG_FILE).exists() and any((folder / _STATES).glob("*/*.json"))
+    """Whether a training was interrupted here, be it one that was to replace a finished run: a run that ends removes them."""
+    return any((folder / _STATES).glob("*/*.json"))
 
 
 def is_taken(folder: Path) -> bool:

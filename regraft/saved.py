@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from regraft.artifact.checks import TensorSpec
-from regraft.artifact.load import SavedModel, load_model
+from regraft.artifact.load import CONFIG_FILE, SavedModel, load_model, read_object
 from regraft.artifact.schema import (
     MAX_ANSWER,
     ArchitectureRecord,
@@ -294,6 +294,27 @@ def _specs(backbone: Backbone, config: Config, own: OwnHead | None) -> dict[str,
 
 def _dtype(value: torch.Tensor) -> Literal["float32", "int64"]:
     return "float32" if value.is_floating_point() else "int64"
+
+
+def doubts(folder: Path, *, data: str, split: str, seed: int, only_head: bool) -> tuple[str, ...]:
+    """What to doubt of scores where a fit began with the network of the run in `folder`: notes for people.
+
+    `data` is the fingerprint of the images, `split` the sentence that says how test images were chosen; `only_head`: nothing
+    but a head is fitted this time.
+    """
+    before = read_object(folder / CONFIG_FILE)["training"]
+    notes = []
+    if (before["data_fingerprint"], before["split"], before["seed"]) != (data, split, seed):
+        notes.append(
+            f"{folder} was fitted to other images, or split otherwise: its network may have learned from some of the images "
+            "that are held out here, and the scores would be too good; judge it on images that neither has seen"
+        )
+    if only_head and before["strategy"] != "head":
+        notes.append(
+            f"the network of {folder} has learned from the training images: cross-validation on them is too good, the test "
+            "images tell"
+        )
+    return tuple(notes)
 
 
 def fingerprint(names: tuple[str, ...], labels: tuple[tuple[str, ...], ...], digests: tuple[bytes, ...]) -> str:

@@ -53,7 +53,7 @@ class Pointwise(nn.Module):
 
 def fit(photos: Path, out: Path, module: Any, **options: Any) -> regraft.Fitted:
     """A fit of ResNet-18 with random weights at 64 pixels, unless `options` say otherwise."""
-    training = Training(epochs=options.pop("epochs", 30), lr=1e-3)
+    training = Training(epochs=options.pop("epochs"), lr=1e-3) if "epochs" in options else None
     options.setdefault("strategy", Head(module=module, training=training))
     return regraft.fit(photos, out=out, device="cpu", weights="none", **{"backbone": RESNET, "size": 64, **options})
 

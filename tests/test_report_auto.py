@@ -157,6 +157,15 @@ def test_phases_are_shaded_numbered_and_named(tmp_path: Path) -> None:
     assert "It went in 3 phases" in page.text
     assert "and smallest" in page.text
     assert "70 % of the way from those that the training began with" in page.text
+    assert "again on all" not in page.text
+
+
+def test_a_training_that_was_done_again_on_everything_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    history = replace(make_history(), refitted=True)
+    page = report(tmp_path, make_predictions(100), make_predictions(80, seed=1), history=history, strategy="full")
+    assert "done again on all 80 training images" in page.text
+    print_fit(make_summary(tmp_path, None, make_predictions(80), history=history, strategy="full"))
+    assert "epoch 7 of 12 kept; then the same on all training images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 30, 60])
@@ -263,7 +272,7 @@ def test_the_fields_of_json_are_there_whatever_was_fitted(tmp_path: Path) -> Non
     assert plain_head["asked"] == plain_head["strategy"] == "head"
     fields = fit_fields(summary_of(tmp_path, KEPT_FULL, replace(make_history(), share=0.7)))
     assert (fields["asked"], fields["strategy"]) == ("auto", "full")
-    assert set(fields["training"]) == {"what", "epochs", "chosen", "share", "gain", "gain_se", "validation"}
+    assert set(fields["training"]) == {*("what", "epochs", "chosen", "share", "refitted", "gain", "gain_se", "validation")}
     assert [fields["training"][name] for name in ("epochs", "chosen", "share", "validation")] == [12, 7, 0.7, 80]
     names = {"strategy", "accuracy", "nll", "gain", "gain_se", "seconds", "kept", "note"}
     assert all(set(row) == names for row in fields["compared"])
@@ -283,7 +292,7 @@ def test_auto_from_the_command_line_to_the_report(
 ) -> None:
     monkeypatch.chdir(ROOT)
     fit = ["fit", str(photos), "--size", "32", "--device", "cpu", "--json", "--out", str(tmp_path / "run")]
-    fit += ["--backbone", "module:examples.own_nets:small_network", "--strategy", "auto", "--minutes", "0.2"]
+    fit += ["--backbone", "module:examples.own_nets:small_network", "--strategy", "auto", "--minutes", "0.05"]
     assert main(fit) == 0
     fields = json.loads(capsys.readouterr().out)
     assert fields["asked"] == "auto"

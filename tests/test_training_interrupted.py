@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import COLOURS, paint, paint_classes
+from torch import nn
 from training_problems import Notes, Stopped, make_net, sha256, states_in, write_net
 
 import regraft
@@ -80,6 +81,10 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
+def own_head(width: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, classes), nn.Tanh())
+
+
 FAST = {"precision": "fp32", "batch_size": 8}
 STRATEGIES: dict[str, tuple[Any, int]] = {
     "gradual": (Gradual(epochs=1, **FAST), 5),
@@ -88,14 +93,9 @@ STRATEGIES: dict[str, tuple[Any, int]] = {
     "scratch": (Scratch(epochs=2, **FAST), 3),
     "no refit": (Full(epochs=2, refit="never", **FAST), 3),
     "minutes": (Full(epochs=4, minutes=5.0, **FAST), 5),
+    "gradual in time": (Gradual(epochs=5, minutes=2.5, phases=2, **FAST), 6),
     "a new head": (Partial(stages=2, epochs=1, start="random", **FAST), 2),
-    "a head of one's own": (
-        Head(
-            module=lambda width, classes: torch.nn.Sequential(torch.nn.Linear(width, classes), torch.nn.Tanh()),
-            training=Training(epochs=2),
-        ),
-        3,
-    ),
+    "a head of one's own": (Head(module=own_head, training=Training(epochs=2)), 3),
 }
 
 
@@ -104,11 +104,13 @@ def test_stopped_after_any_state_a_fit_ends_as_one_that_was_not(
     name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strategy, least = STRATEGIES[name]
+    # Of five epochs of half a minute two fit, which are run again on all images.
+    monkeypatch.setattr("regraft.train.budget.epoch_seconds", lambda *_: 30.0)
     stop = stop_after(monkeypatch, -1)
     whole = fit(root, tmp_path / "whole", strategy)
     assert stop.written >= least
     assert not states_in(tmp_path / "whole")
-    for number in range(1, stop.written + 1):
+    for number in {*range(1, stop.written + 1, 2), stop.written}:
         run = tmp_path / f"stopped {number}"
         stop_after(monkeypatch, number)
         with pytest.raises(Stopped):
@@ -135,28 +137,30 @@ def test_stopped_after_any_state_a_fit_ends_as_one_that_was_not(
 def test_stopped_again_and_again_gradual_ends_the_same(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     strategy = Gradual(epochs=1, phases=2, **FAST)
     fit(root, tmp_path / "whole", strategy)
-    for turn in range(40):
+    turns = 0
+    while turns < 40:
         stop_after(monkeypatch, 1)
         try:
             fit(root, tmp_path / "run", strategy, resume=True)
             break
         except Stopped:
+            turns += 1
             assert states_in(tmp_path / "run")
-    assert turn >= 3
+    assert turns >= 3
     assert sha256(tmp_path / "run" / MODEL) == sha256(tmp_path / "whole" / MODEL)
 
 
 def test_auto_goes_on_between_its_candidates_and_decides_nothing_anew(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strategy = Auto(minutes=30.0, training=Training(augment="light", **FAST))
+    strategy = Auto(minutes=300.0, training=Training(augment="light", **FAST))
     monkeypatch.setattr("regraft.train.auto.MOST_EPOCHS", 3)
     stop = stop_after(monkeypatch, -1)
     whole = fit(root, tmp_path / "whole", strategy)
     assert whole.summary is not None
     tried = [one.strategy for one in whole.summary.compared]
     assert tried == ["head", "full", "partial:2"]
-    for number in range(1, stop.written + 1, 2):
+    for number in range(1, stop.written + 1, 3):
         run = tmp_path / f"stopped {number}"
         stop_after(monkeypatch, number)
         with pytest.raises(Stopped):
@@ -342,7 +346,9 @@ def test_other_images_are_refused_unless_they_are_allowed(
     assert code == 8, text
     assert "other images" in text
     code, text = say(interrupted, "--resume", "--allow-data-change", photos=photos)
-    assert code == 0, text
+    # Where the solved head reads other features of these images there is nothing to go on with.
+    assert code == (3 if change is labelled_anew else 0), text
+    assert ("reads other features" in text) == (code == 3)
     assert "may differ" in text
     assert "other images" in text
 
@@ -354,7 +360,7 @@ def test_another_class_is_another_training(interrupted: Path, root: Path, say: S
         paint(photos / "green" / f"{number}.png", (20, 200, 30))
     for more in ([], ["--allow-data-change"]):
         code, text = say(interrupted, "--resume", *more, photos=photos)
-        assert code in (2, 3), text
+        assert code == 3, text
         assert "green" in text
         assert "--overwrite" in text
 

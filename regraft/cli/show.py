@@ -78,6 +78,7 @@ def _training_fields(history: "History") -> dict[str, Any]:
         "epochs": len(history.epochs),
         "chosen": history.chosen,
         "share": history.share,
+        "refitted": history.refitted,
         "gain": history.gain,
         "gain_se": history.gain_se,
         "validation": history.validation,
@@ -175,7 +176,8 @@ def _kept_text(history: "History") -> str:
     if not history.chosen:
         return f"none of {len(history.epochs)} epochs was better than the start, which was kept"
     mixed = "" if history.share == 1 else f", {100 * history.share:.0f} % of the way from the start"
-    return f"epoch {history.chosen} of {len(history.epochs)} kept{mixed}"
+    again = "; then the same on all training images" if history.refitted else ""
+    return f"epoch {history.chosen} of {len(history.epochs)} kept{mixed}{again}"
 
 
 def _likeness(rule: "RuleOfThumb") -> str:

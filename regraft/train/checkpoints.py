@@ -17,6 +17,7 @@ from regraft.train.keeper import Keeper, Kept
 
 FOLDER = ".checkpoints"
 _SHOWN = 5
+_CLASSES = "classes"  # what was asked for with the data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,15 +96,20 @@ def keepers_in(
 ) -> Callable[[str], Keeper]:
     """What gives each strategy of a run its keeper; without `resume` all start from nothing."""
     root = run / FOLDER
+    there: dict[str, Keeper] = {}
     if resume is None:
         forget(run)
+    elif not has_checkpoints(run):
+        progress.note(f"no checkpoint in {root}: starting from the beginning")
     else:
-        progress.note(
-            f"going on from {root}" if has_checkpoints(run) else f"no checkpoint in {root}: starting from the beginning"
-        )
+        # All of them at once: those of another strategy are refused too, and not passed by.
+        folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
+        there = {folder.name: DiskKeeper(folder, identity, resume, progress) for folder in folders}
+        progress.note(f"going on from {root}")
 
     def keeper(name: str) -> Keeper:
-        return DiskKeeper(root / name.replace(":", "-"), identity, resume or Resume(), progress)
+        folder = root / name.replace(":", "-")
+        return there.pop(folder.name, None) or DiskKeeper(folder, identity, resume or Resume(), progress)
 
     return keeper
 
@@ -134,6 +140,12 @@ def _check(
 ) -> None:
     """Raise where a state is of another training; say where it would end with other last bits."""
     differing = _differing(asked, identity.asked)
+    if len(differing) == 1 and asked.get(_CLASSES) != identity.asked.get(_CLASSES):
+        raise DataUnusable(
+            expected=f"the classes that the training in {folder.parent} was begun with",
+            got=differing[0],
+            fix="bring them back, or start anew with --overwrite: a head for other classes is another one",
+        )
     if differing:
         raise UsageError(
             expected=f"the choices that the training in {folder.parent} was begun with",

@@ -90,6 +90,10 @@ def fit_network(setting: Setting, strategy: Trained) -> Model:
             share=trained.share,
             judged_NK=answer(trained.learner, trained.lessons.read, lessons.validation, strategy.batch_size),
         )
+    else:
+        told: list[Epoch] = []
+        for number, (course, planned) in enumerate(zip(chosen.courses, chosen.planned, strict=True)):
+            _tell(setting, course, planned, number, told)
     again = refits(strategy, lessons)
     if again:
         setting.progress.note(f"again, on all {len(setting.targets):,} training images, as far as validation found best")
@@ -145,7 +149,8 @@ def _train(job: _Job, lessons: Lessons, chosen: Choice | None = None) -> _Traine
     first = snapshot(network.tensors())
     courses, planned, told = list[Course](), list[int](), list[Epoch]()
     for number, phase in enumerate(job.phases):
-        keeper = PhaseKeeper(job.keeper, number + (len(job.phases) if chosen else 0), courses, chosen)
+        place = number + (len(job.phases) if chosen else 0)
+        keeper = PhaseKeeper(job.keeper, place, courses, chosen, planned=planned)
         until = None if chosen is None else (chosen.planned[number], chosen.courses[number].chosen)
         end = first if number == len(job.phases) - 1 else None
         share = None if chosen is None else chosen.share
@@ -242,7 +247,9 @@ def _one_phase(
     check_train_mode(learner, lessons, setting.backbone, _epochs_of_all_sizes(strategy))
     done = keeper.finished()
     if done is not None:
-        return _Done(learner=learner, lessons=lessons, course=done, epochs=strategy.epochs, share=1.0)
+        if until is None:
+            _tell(setting, *done, keeper.number, told)
+        return _Done(learner=learner, lessons=lessons, course=done[0], epochs=done[1], share=1.0)
     small = tuple(value.to(learner.device) for value in lessons.read(lessons.train[:SAMPLE], None))
     with rewritten(learner.module, small, fold=not learner.moves_statistics) as convs:
         faster = _tuned(setting, strategy, learner, lessons, convs, keeper)
@@ -273,6 +280,13 @@ def _one_phase(
         else:
             share = interpolate(faster, lessons, first, strategy.batch_size, best=_best_loss(course))
     return _Done(learner=learner, lessons=lessons, course=course, epochs=how.epochs, share=share)
+
+
+def _tell(setting: Setting, course: Course, planned: int, number: int, told: list[Epoch]) -> None:
+    """Tell the epochs of a phase again that was over before the training went on."""
+    tell = telling(setting, planned, number, told)
+    for epoch in course.epochs:
+        tell(epoch)
 
 
 def refits(strategy: Trained, lessons: Lessons) -> bool:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regraft.errors import Diverged
+from regraft.errors import DataUnusable, Diverged
 from regraft.progress import Progress, Silent
 from regraft.strategies import Training
 from regraft.train.chance import order_of
@@ -225,6 +225,7 @@ class _Run:
 
     def restore(self, kept: Kept) -> None:
         facts, tensors = kept.facts, kept.tensors
+        _check_alike(_named(tensors, "live."), self.learner.state)
         self.start = Judged(**with_nan(facts["start"]))
         self.epochs = [Epoch(**with_nan(fields)) for fields in facts["epochs"]]
         self.chosen, self.index = facts["chosen"], facts["index"]
@@ -267,6 +268,16 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
             raise Diverged(
                 expected="weights that are numbers", got=f"none in {name}", fix="give a smaller rate, for example --lr 1e-5"
             )
+
+
+def _check_alike(kept: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raise DataUnusable where what was kept is of another network: the solved head reads other features of other images."""
+    if {name: value.shape for name, value in kept.items()} != {name: value.shape for name, value in state.items()}:
+        raise DataUnusable(
+            expected="images with which the training that is gone on with would have begun alike",
+            got="others: the head that is solved on them reads other features",
+            fix="bring back those of before, or start anew with --overwrite",
+        )
 
 
 def snapshot(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

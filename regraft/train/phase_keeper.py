@@ -33,8 +33,17 @@ class Choice:
 class PhaseKeeper:
     """A keeper's states of one phase. `plan` holds what was decided at its beginning; whoever decides writes it there."""
 
-    def __init__(self, keeper: Keeper, number: int, courses: Sequence[Course], choice: Choice | None = None) -> None:
+    def __init__(
+        self,
+        keeper: Keeper,
+        number: int,
+        courses: Sequence[Course],
+        choice: Choice | None = None,
+        *,
+        planned: Sequence[int] = (),
+    ) -> None:
         self.keeper, self.number, self.courses, self.choice = keeper, number, courses, choice
+        self.planned = planned
         self._index = len(courses)  # among the phases of this time
         self._before = keeper.recall()
         before = self.recall()
@@ -42,6 +51,7 @@ class PhaseKeeper:
 
     def keep(self, state: Kept) -> None:
         facts = {**state.facts, "phase": self.number, "decided": self.plan, "courses": _plain(self.courses), "choice": None}
+        facts["planned"] = list(self.planned)
         tensors = dict(state.tensors)
         if self.choice is not None:
             planned, share = list(self.choice.planned), self.choice.share
@@ -53,11 +63,11 @@ class PhaseKeeper:
         before = self._before
         return before if before is not None and before.facts["phase"] == self.number else None
 
-    def finished(self) -> Course | None:
-        """The course of this phase, where a later one is kept already."""
+    def finished(self) -> tuple[Course, int] | None:
+        """The course of this phase and the epochs it was planned for, where a later one is kept already."""
         if self._before is None or self._before.facts["phase"] <= self.number:
             return None
-        return _course(self._before.facts["courses"][self._index])
+        return _course(self._before.facts["courses"][self._index]), int(self._before.facts["planned"][self._index])
 
 
 def recalled_choice(keeper: Keeper, phases: int) -> Choice | None:

@@ -1,0 +1,43 @@
+"""How large images are on disk, before anything is decoded."""
+
+from collections.abc import Sequence
+from statistics import median
+
+from regraft.data.container import in_memory, inspect
+from regraft.data.decode import read_image
+from regraft.data.preprocess import Preprocess
+from regraft.data.problem import Problem
+from regraft.errors import ImageRejected
+from regraft.values import Sample
+
+ENLARGED, SMALLEST, STRIDE = 3, 64, 32
+# Images that are looked at, spread over all.
+_LOOKED_AT = 32
+
+
+def usual_side(samples: Sequence[Sample]) -> int | None:
+    """The median of the shorter sides of some of the images, in pixels; None where none can be read."""
+    step = max(1, len(samples) // _LOOKED_AT)
+    sides = [side for side in (_side(sample) for sample in samples[::step]) if side is not None]
+    return round(median(sides)) if sides else None
+
+
+def smaller_size(samples: Sequence[Sample], preprocess: Preprocess) -> int | None:
+    """A side in pixels for a network that is to be trained on small images; None where its own is right.
+
+    So many times the images' own side, and in whole steps of what most networks halve their maps by: docs/measurements.md#auto
+    """
+    side = usual_side(samples)
+    if side is None:
+        return None
+    size = max(SMALLEST, -(-ENLARGED * side // STRIDE) * STRIDE)
+    return size if size < min(preprocess.height, preprocess.width) else None
+
+
+def _side(sample: Sample) -> int | None:
+    try:
+        data = read_image(sample.path, sample.name)
+        header = inspect(in_memory(data), len(data))
+    except (ImageRejected, Problem):
+        return None
+    return min(header.width, header.height)
