@@ -186,6 +186,12 @@ class Head:
                 got="a linear head, which is solved to its optimum",
                 fix="leave them out, or choose another strategy: partial:1, full, scratch",
             )
+        if self.training is not None and self.training.augment != "none":
+            raise UsageError(
+                expected="a head of your own without --augment: it learns from what the frozen network gave, once per image",
+                got=f"augment={self.training.augment!r}",
+                fix="leave it out; partial:1 trains with augmented views",
+            )
 
     @property
     def name(self) -> str:

@@ -175,7 +175,7 @@ class Epoch:
     `loss` and `accuracy` are of the training images while they were trained on, the other three of the validation images
     afterwards; `tempered_loss` is their loss at the one temperature that suits it best, and chooses the epoch. `rate` and
     `lowest_rate` are the largest and the smallest learning rate at the end: those of the head and of the first layers. `phase`
-    counts those of gradual unfreezing, from 1.
+    counts those of gradual unfreezing, from 1; `strategy` is that of the training, of which `auto` has several.
     """
 
     number: int
@@ -188,6 +188,7 @@ class Epoch:
     seconds: float
     lowest_rate: float = 0.0
     phase: int = 1
+    strategy: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,8 @@ def own_head(width: int, classes: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, classes), nn.Tanh())
 
 
-FAST = {"precision": "fp32", "batch_size": 8}
+# From a random head, so that there is something to learn, and what is compared is not what all of them began with.
+FAST: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "lr": 1e-2, "start": "random"}
 STRATEGIES: dict[str, tuple[Any, int]] = {
     "gradual": (Gradual(epochs=1, **FAST), 5),
     "partial": (Partial(stages=1, epochs=2, views=2, **FAST), 3),
@@ -94,7 +95,7 @@ STRATEGIES: dict[str, tuple[Any, int]] = {
     "no refit": (Full(epochs=2, refit="never", **FAST), 3),
     "minutes": (Full(epochs=4, minutes=5.0, **FAST), 5),
     "gradual in time": (Gradual(epochs=5, minutes=2.5, phases=2, **FAST), 6),
-    "a new head": (Partial(stages=2, epochs=1, start="random", **FAST), 2),
+    "from the solved head": (Partial(stages=2, epochs=1, precision="fp32", batch_size=8), 2),
     "a head of one's own": (Head(module=own_head, training=Training(epochs=2)), 3),
 }
 
@@ -110,7 +111,12 @@ def test_stopped_after_any_state_a_fit_ends_as_one_that_was_not(
     whole = fit(root, tmp_path / "whole", strategy)
     assert stop.written >= least
     assert not states_in(tmp_path / "whole")
-    for number in {*range(1, stop.written + 1, 2), stop.written}:
+    assert whole.summary is not None
+    assert whole.summary.history is not None
+    assert whole.summary.history.chosen > 0 or name in ("from the solved head", "a head of one's own")
+    # All of them where there are several phases; else the first, one in the middle, and the last.
+    every = range(1, stop.written + 1) if name == "gradual" else {1, (stop.written + 1) // 2, stop.written}
+    for number in every:
         run = tmp_path / f"stopped {number}"
         stop_after(monkeypatch, number)
         with pytest.raises(Stopped):
@@ -153,7 +159,7 @@ def test_stopped_again_and_again_gradual_ends_the_same(root: Path, tmp_path: Pat
 def test_auto_goes_on_between_its_candidates_and_decides_nothing_anew(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strategy = Auto(minutes=300.0, training=Training(augment="light", **FAST))
+    strategy = Auto(minutes=300.0, training=Training(augment="light", precision="fp32", batch_size=8))
     monkeypatch.setattr("regraft.train.auto.MOST_EPOCHS", 3)
     stop = stop_after(monkeypatch, -1)
     whole = fit(root, tmp_path / "whole", strategy)
@@ -182,7 +188,8 @@ def test_auto_goes_on_between_its_candidates_and_decides_nothing_anew(
         assert not states_in(run)
 
 
-OPTIONS = ["--backbone", f"module:{NET}:make", "--device", "cpu", "--strategy", "full", "--epochs", "2", "--batch-size", "8"]
+HOW = ["--strategy", "full", "--epochs", "2", "--batch-size", "8", "--lr", "0.01", "--from", "random"]
+OPTIONS = ["--backbone", f"module:{NET}:make", "--device", "cpu", *HOW]
 Say = Callable[..., tuple[int, str]]
 
 
@@ -283,7 +290,7 @@ def test_resume_with_nothing_to_go_on_with_begins_and_says_so(wanted: str, say: 
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--lr", "0.5"], "strategy.lr was None, now 0.5"),
+        (["--lr", "0.5"], "strategy.lr was 0.01, now 0.5"),
         (["--epochs", "3"], "strategy.epochs was 2, now 3"),
         (
             ["--optimizer", "sgd", "--batch-size", "9"],

@@ -1,6 +1,7 @@
 """Transforms of one's own, answers from both sides, and fits that begin with what another one trained."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from regraft.evaluate.table import read_predictions
 from regraft.recipe import Own
 from regraft.strategies import Full, Head, Partial
 
-RESNET = "torchvision:resnet18"
+RESNET = "timm:test_resnet"
 NET = "net_with_a_transform"
-FAST = {"precision": "fp32", "batch_size": 8}
+FAST: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "lr": 1e-2, "start": "random"}
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,6 @@ class Recording:
 def test_a_transform_of_ones_own_sees_the_pixels_of_training_images(
     strategy: Any, least: int, root: Path, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
     recording = Recording()
     run = fit(root, tmp_path / "run", replace(strategy, augment=recording))
     shown = [image for image in recording.seen if image.dtype == torch.uint8]
@@ -184,7 +183,7 @@ def test_a_fit_without_it_answers_from_one_side(root: Path, tmp_path: Path) -> N
 
 def test_a_fit_goes_on_from_the_network_of_another(root: Path, tmp_path: Path) -> None:
     options = {"backbone": RESNET, "weights": "none", "size": 32}
-    first = fit(root, tmp_path / "first", Partial(stages=1, epochs=2, lr=1e-3, **FAST), **options)
+    first = fit(root, tmp_path / "first", Partial(stages=1, epochs=2, **FAST), **options)
     start = {"backbone": regraft.recipe.DEFAULT_BACKBONE, "start_from": tmp_path / "first"}
     head = fit(root, tmp_path / "head", Head(features="last"), **start)
     # Nothing but the head is new.
@@ -193,7 +192,7 @@ def test_a_fit_goes_on_from_the_network_of_another(root: Path, tmp_path: Path) -
     assert all(torch.equal(one[name], other[name]) for name in names)
     fresh = fit(root, tmp_path / "fresh", Head(features="last"), **options).to_torch().state_dict()
     assert not all(torch.equal(one[name], fresh[name]) for name in names)
-    deeper = fit(root, tmp_path / "deeper", Partial(stages=2, epochs=2, lr=1e-3, refit="never", **FAST), **start)
+    deeper = fit(root, tmp_path / "deeper", Partial(stages=2, epochs=2, refit="never", **FAST), **start)
     after = deeper.to_torch().state_dict()
     moved = {name.split(".")[0] for name in names if not torch.equal(one[name], after[name])}
     assert moved <= {"layer3", "layer4"}
@@ -207,7 +206,7 @@ def test_a_fit_goes_on_from_the_network_of_another(root: Path, tmp_path: Path) -
 def test_a_new_random_head_is_no_solved_one(root: Path, tmp_path: Path) -> None:
     losses = {}
     for start in ("random", "solved"):
-        run = fit(root, tmp_path / start, Partial(stages=1, epochs=1, lr=1e-9, start=start, refit="never", **FAST))
+        run = fit(root, tmp_path / start, Partial(stages=1, epochs=1, lr=1e-9, start=start, refit="never", precision="fp32"))
         assert run.summary is not None
         assert run.summary.history is not None
         losses[start] = run.summary.history.start_loss

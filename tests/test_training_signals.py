@@ -19,7 +19,7 @@ from regraft.cli.main import main
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 NET = "net_that_gets_signals"
 MODEL = "model.safetensors"
-HOW = ["--strategy", "partial:1", "--epochs", "30", "--batch-size", "8"]
+HOW = ["--strategy", "partial:1", "--epochs", "30", "--batch-size", "8", "--lr", "0.01", "--from", "random"]
 COMMAND = ["--backbone", f"module:{NET}:make", "--device", "cpu", *HOW]
 TORTURE = Path(__file__).parent / "torture" / "kill_training.py"
 
@@ -116,11 +116,11 @@ def test_a_process_that_gets_a_signal_goes_on_later_and_ends_the_same(case: str,
 
 def test_fits_that_are_killed_until_they_get_through_end_the_same() -> None:
     """A little of `make torture`."""
-    command = [sys.executable, TORTURE, "--forked", "6", "--every", "17", "--processes", "0", "--seed", "1"]
+    command = [sys.executable, TORTURE, "--only", "partial:1", "--forked", "4", "--every", "30", "--processes", "0"]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=280)
     assert result.returncode == 0, result.stdout + result.stderr
     counts = [tuple(map(int, found)) for found in re.findall(r"(\d+) kills, (\d+) fits got through, (\d+) ", result.stdout)]
     assert len(counts) == 2, result.stdout
-    assert counts[0][0] >= 6
-    assert counts[1][0] >= 6
+    assert counts[0][0] >= 4
+    assert counts[1][0] >= 3
     assert all(ends >= 1 and wrong == 0 for _, ends, wrong in counts)

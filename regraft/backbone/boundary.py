@@ -125,6 +125,13 @@ def _in_train_mode(backbone: Backbone, boundary: Boundary, image: Tensor) -> fx.
         return None
 
 
+def prefix_of(backbone: Backbone, boundary: Boundary) -> nn.Module:
+    """The part up to the values of a boundary alone: images (N, C, H, W) -> a tuple of them."""
+    if backbone.graph is None:
+        return UpToHead(backbone.module, backbone.head.path)
+    return prefix_part(backbone.module, backbone.graph, boundary.nodes)
+
+
 class _Pixels(nn.Module):
     """The empty prefix."""
 

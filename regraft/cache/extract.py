@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from regraft.backbone.boundary import cut
-from regraft.backbone.features import Columns, Features, FromPixels
+from regraft.backbone.boundary import prefix_of
+from regraft.backbone.features import Columns, Features, FromPixels, pooled
 from regraft.backbone.model import Backbone, Boundary
 from regraft.cache.choose import Chosen, choose_engine
 from regraft.cache.engines import Network, Pixels, pick_device
@@ -165,20 +165,28 @@ class _AsTheyAre:
 
 
 class _SideBySide(nn.Module):
-    """The values that a prefix gives, flattened into one row per image."""
+    """The first `plain` values that a prefix gives, flattened, and the others pooled: one row per image."""
 
-    def __init__(self, prefix: nn.Module) -> None:
+    def __init__(self, prefix: nn.Module, plain: int) -> None:
         super().__init__()
-        self.prefix = prefix
+        self.prefix, self._plain = prefix, plain
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.cat([value.flatten(1) for value in cast(tuple[Tensor, ...], self.prefix(images))], dim=1)
+        values = cast(tuple[Tensor, ...], self.prefix(images))
+        flattened = [value.flatten(1) for value in values[: self._plain]]
+        return torch.cat([*flattened, *(pooled(value) for value in values[self._plain :])], dim=1)
 
 
-def network_up_to(backbone: Backbone, boundary: Boundary, cache: Path) -> Network:
-    """The part before a boundary from raw pixels on, its values side by side, ready to be given to an engine."""
-    digest = hashlib.sha256(f"{backbone.weights_digest} up to {boundary} {backbone.preprocess}".encode()).hexdigest()
-    prefix = _SideBySide(cut(backbone, boundary).prefix)
+def network_up_to(backbone: Backbone, boundary: Boundary, cache: Path, beside: Sequence[str] = ()) -> Network:
+    """The part before a boundary from raw pixels on, its values side by side, ready to be given to an engine.
+
+    After them come the pooled maps of the stages `beside`, which end before the boundary.
+    """
+    words = f"{backbone.weights_digest} up to {boundary} {backbone.preprocess}" + (f" beside {beside}" if beside else "")
+    digest = hashlib.sha256(words.encode()).hexdigest()
+    nodes = [stage.node for stage in backbone.stages if stage.name in beside]
+    both = replace(boundary, nodes=(*boundary.nodes, *nodes)) if nodes else boundary
+    prefix = _SideBySide(prefix_of(backbone, both), len(boundary.nodes))
     return Network(FromPixels(prefix, backbone.preprocess).eval(), digest, cache)
 
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regraft.backbone.features import Features
 from regraft.backbone.model import Backbone, Boundary
 from regraft.cache.choose import Chosen, choose_engine
 from regraft.cache.engines import Engine, Pixels, pick_device
@@ -75,6 +76,14 @@ class Views:
     def _values(self, view: int, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
         stored = self._source.stored(view, self._rows[view][rows])
         return Activations(rows=stored, shapes=self._source.shapes)[np.arange(len(rows))]
+
+
+def shapes_of(backbone: Backbone, boundary: Boundary, beside: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """The shapes of what crosses a boundary with stages beside it, without N."""
+    if not beside:
+        return boundary.shapes
+    features = Features(backbone, tuple(beside)).columns
+    return (*boundary.shapes, (features.width - features.last_width,))
 
 
 def views_that_fit(wanted: int, images: int, boundary: Boundary, limit: int) -> int:
@@ -167,6 +176,7 @@ def views_of(
     backbone: Backbone,
     boundary: Boundary,
     *,
+    beside: Sequence[str] = (),
     views: int,
     augment: Augment,
     seed: int,
@@ -174,14 +184,18 @@ def views_of(
     device: str = "auto",
     progress: Progress = Silent(),
 ) -> Views:
-    """What crosses `boundary` for `views` views of every image; nothing is computed yet."""
-    network, where = network_up_to(backbone, boundary, cache), pick_device(device)
+    """What crosses `boundary` for `views` views of every image; nothing is computed yet.
+
+    One value more stands last where there are stages `beside`, which end before the boundary: their pooled maps, (P,).
+    """
+    network, where = network_up_to(backbone, boundary, cache, beside), pick_device(device)
     chosen = choose_engine(network, samples, backbone.preprocess, where, progress)
+    key = {**boundary_key(backbone, boundary, chosen.name), "beside": list(beside)}
     source = _Source(
         pixels,
         digests,
-        [{**boundary_key(backbone, boundary, chosen.name), **_view_key(view, augment, seed)} for view in range(views)],
-        boundary.shapes,
+        [{**key, **_view_key(view, augment, seed)} for view in range(views)],
+        shapes_of(backbone, boundary, beside),
         chosen,
         augmentation(augment),
         seed=seed,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from regraft.backbone.freeze import plan_training
 from regraft.cache.engines import has_fast_bf16, pick_device
+from regraft.cache.views import shapes_of
 from regraft.evaluate.compare import mean_and_error
 from regraft.evaluate.temperature import tempered_losses
 from regraft.strategies import Auto, Full, Partial, Trained, Training
@@ -38,6 +39,8 @@ FEWEST_EPOCHS = 3
 MOST_EPOCHS = 30
 # What is left of the time for what is not projected: building caches, judging, saving.
 _SHARE = 0.85
+# The cheaper strategy may take this much of it.
+_FIRST = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +71,13 @@ def fit_auto(setting: Setting, auto: Auto) -> Model:
     best, model = before, solved_model(setting)
     for number, candidate in enumerate(_candidates(setting, auto)):
         if len(decided) <= number:
-            left = _SHARE * (budget - (time.perf_counter() - began))
+            left = _SHARE * (budget - (time.perf_counter() - began)) * (1 if number else _FIRST)
             decided.append({"strategy": candidate.strategy.name, "epochs": candidate.epochs_in(left), "each": candidate.each})
             keeper.keep(Kept(tensors={}, facts={"decided": decided}))
         epochs = int(decided[number]["epochs"])
         name = candidate.strategy.name
         if epochs < FEWEST_EPOCHS:
-            words = f"{decided[number]['each']:.0f} s for each epoch: fewer than {FEWEST_EPOCHS} fit into the time that is left"
+            words = f"{decided[number]['each']:.1f} s for each epoch: fewer than {FEWEST_EPOCHS} fit into the time that is left"
             setting.progress.note(f"auto leaves {name} out: {words} (--minutes)")
             compared.append(_left_out(name, words))
             continue
@@ -105,7 +108,7 @@ def _verdict(outcome: Compared) -> str:
 
 
 def _candidates(setting: Setting, auto: Auto) -> list[Candidate]:
-    """What could be better, the most promising first: the whole network, then the last stages."""
+    """What could be better, the cheapest first: the last stages, then the whole network."""
     how = auto.training
     options = {
         name: getattr(how, name)
@@ -115,7 +118,7 @@ def _candidates(setting: Setting, auto: Auto) -> list[Candidate]:
     options |= {"balance": auto.balance}
     stages = max((stage.number for stage in setting.backbone.stages if stage.number is not None), default=0)
     depths = [depth for depth in (2,) if depth < stages]
-    strategies: list[Trained] = [Full(**options), *(Partial(stages=depth, **options) for depth in depths)]
+    strategies: list[Trained] = [*(Partial(stages=depth, **options) for depth in depths), Full(**options)]
     return [project(setting, strategy) for strategy in strategies]
 
 
@@ -123,16 +126,17 @@ def project(setting: Setting, strategy: Trained) -> Candidate:
     """What a strategy takes, from a few steps on made-up values of the right shapes."""
     phase = phases_of(setting.backbone, strategy)[-1]
     lessons = lessons_of(setting, strategy.balance)
-    start = beginning(setting, phase.boundary, lessons, strategy)
+    start = beginning(setting, lessons, strategy)
     with seeded(setting.seed):
         network = copy_to_train(setting.backbone, start, len(setting.classes), setting.extracted.columns.last_width)
     plan = plan_training(setting.backbone, phase.trains, freeze=strategy.freeze)
     learner = learner_of(network, phase.boundary, plan, strategy, pick_device(setting.device))
     pre = setting.backbone.preprocess
+    shapes = shapes_of(setting.backbone, phase.boundary, network.before(phase.boundary))
 
     def read(rows: NDArray[np.int64], epoch: int | None) -> tuple[Tensor, ...]:
         if phase.boundary.nodes:
-            return tuple(torch.zeros(len(rows), *shape) for shape in phase.boundary.shapes)
+            return tuple(torch.zeros(len(rows), *shape) for shape in shapes)
         return (torch.zeros(len(rows), pre.height, pre.width, pre.channels, dtype=torch.uint8),)
 
     shown: Lessons = replace(lessons, read=read)

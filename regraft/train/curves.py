@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any, Self
 
 from regraft.errors import UsageError
 from regraft.evaluate.table import cannot_write
+from regraft.train.keeper import without_nan
 from regraft.values import Epoch
 
-FILE = "metrics.jsonl"
+FILE, TENSORBOARD = "metrics.jsonl", "tensorboard"
 _DRAWN = ("loss", "accuracy", "validation_loss", "validation_accuracy", "rate", "seconds")
 
 
@@ -24,26 +26,32 @@ class Curves:
 
     def __init__(self, run: Path, *, tensorboard: bool = False) -> None:
         self._run, self._tensorboard = run, tensorboard
-        self._writer: Any = _writer(run) if tensorboard else None
+        self._writer: Any = None
+        if tensorboard:
+            _writer_class()
 
     def __enter__(self) -> Self:
         try:
             (self._run / FILE).unlink(missing_ok=True)
+            shutil.rmtree(self._run / TENSORBOARD, ignore_errors=True)
         except OSError as error:
             raise cannot_write(self._run / FILE, error) from error
         return self
 
     def __call__(self, epoch: Epoch) -> None:
-        fields = {name: value if math.isfinite(value) else None for name, value in asdict(epoch).items()}
+        fields = without_nan(asdict(epoch))
         try:
             self._run.mkdir(parents=True, exist_ok=True)
             with (self._run / FILE).open("a", encoding="ascii") as file:
                 file.write(json.dumps(fields) + "\n")
         except OSError as error:
             raise cannot_write(self._run / FILE, error) from error
-        if self._writer is not None:
+        if self._tensorboard:
+            # Not before there is something to write: a run that stops earlier leaves nothing.
+            self._writer = self._writer or _writer_class()(str(self._run / TENSORBOARD))
             for name in _DRAWN:
-                self._writer.add_scalar(name, fields[name] if fields[name] is not None else math.nan, epoch.number)
+                tag = f"{epoch.strategy}/{name}" if epoch.strategy else name
+                self._writer.add_scalar(tag, fields[name] if fields[name] is not None else math.nan, epoch.number)
             self._writer.flush()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -52,7 +60,7 @@ class Curves:
                 self._writer.close()
 
 
-def _writer(run: Path) -> object:
+def _writer_class() -> Any:
     """TensorBoard's writer. Raises UsageError where TensorBoard is not installed: said before any work."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -62,4 +70,4 @@ def _writer(run: Path) -> object:
             got=f"it is not installed ({error})",
             fix="pip install 'regraft[tensorboard]', or leave it out: metrics.jsonl has the same figures",
         ) from error
-    return SummaryWriter(str(run / "tensorboard"))
+    return SummaryWriter

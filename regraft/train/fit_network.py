@@ -29,7 +29,7 @@ from regraft.train.keeper import Keeper
 from regraft.train.learning import check_train_mode, learner_of, reading_pixels, reading_views
 from regraft.train.lessons import Learner, Lessons, Read
 from regraft.train.loop import Course, snapshot, train
-from regraft.train.network import Beginning, Copy, columns_of, copy_to_train, taken_apart, taps_after
+from regraft.train.network import Beginning, Copy, copy_to_train, taken_apart
 from regraft.train.path import balanced_weights
 from regraft.train.phase_keeper import Choice, PhaseKeeper, recalled_choice
 from regraft.train.precision import StepPrecision
@@ -93,7 +93,7 @@ def fit_network(setting: Setting, strategy: Trained) -> Model:
     else:
         told: list[Epoch] = []
         for number, (course, planned) in enumerate(zip(chosen.courses, chosen.planned, strict=True)):
-            _tell(setting, course, planned, number, told)
+            _tell(setting, strategy.name, course, planned, number, told)
     again = refits(strategy, lessons)
     if again:
         setting.progress.note(f"again, on all {len(setting.targets):,} training images, as far as validation found best")
@@ -143,7 +143,7 @@ class _Trained:
 def _train(job: _Job, lessons: Lessons, chosen: Choice | None = None) -> _Trained:
     """All phases on these images. `chosen`: do again what was chosen there, without validation."""
     setting, strategy = job.setting, job.strategy
-    start = None if isinstance(strategy, Scratch) else beginning(setting, job.phases[0].boundary, lessons, strategy)
+    start = None if isinstance(strategy, Scratch) else beginning(setting, lessons, strategy)
     with seeded(setting.seed):
         network = copy_to_train(setting.backbone, start, len(setting.classes), setting.extracted.columns.last_width)
     first = snapshot(network.tensors())
@@ -162,20 +162,20 @@ def _train(job: _Job, lessons: Lessons, chosen: Choice | None = None) -> _Traine
     )
 
 
-def beginning(setting: Setting, boundary: Boundary, lessons: Lessons, strategy: Trained) -> Beginning:
+def beginning(setting: Setting, lessons: Lessons, strategy: Trained) -> Beginning:
     """The solved head as a training begins with it: it has not seen the validation images, which judge what it becomes.
 
-    It reads the same features as the head that was chosen, as far as the suffix from `boundary` on computes them.
+    It reads the same features as the head that was chosen.
     """
     backbone, columns = setting.backbone, setting.extracted.columns
     tapped = setting.solved.features == "stages" and backbone.graph is not None
-    taps = taps_after(backbone, boundary, columns.taps) if tapped else ()
-    chosen = columns_of(backbone, columns, taps)
-    rows_ND = setting.observed.train_features.leading(int(chosen.max()) + 1).take(lessons.train)[:][:, chosen]
+    taps = columns.taps if tapped else ()
+    width = columns.width if tapped else columns.last_width
+    rows_ND = setting.observed.train_features.leading(width).take(lessons.train)[:]
     design = make_design(cast(FloatArray, rows_ND))
     mean_D, scale_D = design.standardiser.mean_D, design.standardiser.scale_D
     if strategy.start == "random":
-        return Beginning(taps=taps, columns=chosen, solved=None, mean_D=mean_D, scale_D=scale_D)
+        return Beginning(taps=taps, solved=None, mean_D=mean_D, scale_D=scale_D)
     features = "stages" if taps else "last"
     strengths = [one for one in setting.solved.choice.tried if one.features == features] or setting.solved.choice.tried
     best = min(strengths, key=lambda strength: strength.nll)
@@ -184,10 +184,10 @@ def beginning(setting: Setting, boundary: Boundary, lessons: Lessons, strategy: 
     weights_LN = balanced_weights(setting.targets, classes)[:, lessons.train] if balanced else np.ones((1, len(targets)))
     loss = make_loss(targets, weights_LN[None], classes, design)
     head = solve_design(design, loss, None, classes=classes, l2=best.l2, tolerance=1e-5)
-    return Beginning(taps=taps, columns=chosen, solved=head, mean_D=mean_D, scale_D=scale_D)
+    return Beginning(taps=taps, solved=head, mean_D=mean_D, scale_D=scale_D)
 
 
-def _read(job: _Job, phase: Phase, lessons: Lessons, epochs: int) -> Read:
+def _read(job: _Job, phase: Phase, network: Copy, lessons: Lessons, epochs: int) -> Read:
     setting, strategy = job.setting, job.strategy
     if not phase.boundary.nodes:
         return reading_pixels(job.pixels, strategy.augment, setting.seed, epochs=epochs, sizes=_sizes(strategy))
@@ -202,6 +202,7 @@ def _read(job: _Job, phase: Phase, lessons: Lessons, epochs: int) -> Read:
         job.pixels,
         setting.backbone,
         phase.boundary,
+        beside=network.before(phase.boundary),
         views=count,
         augment=strategy.augment,
         seed=setting.seed,
@@ -243,12 +244,12 @@ def _one_phase(
     setting, strategy = job.setting, job.strategy
     plan = plan_training(setting.backbone, phase.trains, freeze=strategy.freeze)
     learner = learner_of(network, phase.boundary, plan, strategy, pick_device(setting.device))
-    lessons = replace(lessons, read=_read(job, phase, lessons, strategy.epochs))
+    lessons = replace(lessons, read=_read(job, phase, network, lessons, strategy.epochs))
     check_train_mode(learner, lessons, setting.backbone, _epochs_of_all_sizes(strategy))
     done = keeper.finished()
     if done is not None:
         if until is None:
-            _tell(setting, *done, keeper.number, told)
+            _tell(setting, strategy.name, *done, keeper.number, told)
         return _Done(learner=learner, lessons=lessons, course=done[0], epochs=done[1], share=1.0)
     small = tuple(value.to(learner.device) for value in lessons.read(lessons.train[:SAMPLE], None))
     with rewritten(learner.module, small, fold=not learner.moves_statistics) as convs:
@@ -261,8 +262,8 @@ def _one_phase(
         else:
             how = replace(strategy, epochs=until[0])
         if _sizes(strategy):
-            lessons = replace(lessons, read=_read(job, phase, lessons, how.epochs))
-        tell = telling(setting, how.epochs, keeper.number, told) if until is None else noting(setting, until[1])
+            lessons = replace(lessons, read=_read(job, phase, network, lessons, how.epochs))
+        tell = telling(setting, strategy.name, how.epochs, keeper.number, told) if until is None else noting(setting, until[1])
         course = train(
             faster,
             lessons,
@@ -282,9 +283,9 @@ def _one_phase(
     return _Done(learner=learner, lessons=lessons, course=course, epochs=how.epochs, share=share)
 
 
-def _tell(setting: Setting, course: Course, planned: int, number: int, told: list[Epoch]) -> None:
+def _tell(setting: Setting, name: str, course: Course, planned: int, number: int, told: list[Epoch]) -> None:
     """Tell the epochs of a phase again that was over before the training went on."""
-    tell = telling(setting, planned, number, told)
+    tell = telling(setting, name, planned, number, told)
     for epoch in course.epochs:
         tell(epoch)
 

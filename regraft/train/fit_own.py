@@ -64,7 +64,7 @@ def _train(setting: Setting, strategy: Head, own: OwnHead) -> Model:
     lessons = replace(lessons_of(setting, how.balance), read=_read(setting, own))
     keeper = PhaseKeeper(setting.keepers(strategy.name), 0, [])
     how = epochs_that_fit(how, learner, lessons, keeper, setting.seed, setting.progress)
-    tell = telling(setting, how.epochs, 0, [])
+    tell = telling(setting, strategy.name, how.epochs, 0, [])
     course = train(learner, lessons, how, seed=setting.seed, on_epoch=tell, keeper=keeper, progress=setting.progress)
     judged_NK = answer(learner, lessons.read, lessons.validation, how.batch_size)
     test_MK = answer(learner, lessons.read, setting.test_rows, how.batch_size)

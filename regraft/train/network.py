@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from regraft.backbone.attach import FeaturesAndHead, HeadWeights, attach_head, fresh_heads, goes_in_place
 from regraft.backbone.boundary import cut
-from regraft.backbone.features import Columns, Features, flat, pooled
+from regraft.backbone.features import Features, flat, pooled
 from regraft.backbone.graph import prefix_part, suffix_part
 from regraft.backbone.head import replace_layer
 from regraft.backbone.model import Backbone, Boundary
@@ -55,7 +55,6 @@ class Beginning:
     """
 
     taps: tuple[str, ...]
-    columns: NDArray[np.int64]
     solved: LinearHead | None
     mean_D: NDArray[np.float64]
     scale_D: NDArray[np.float64]
@@ -80,6 +79,11 @@ class Copy:
             return cut(self.backbone, boundary).suffix
         return _up_to_layer(self.backbone, boundary, self.taps, self.heads[0])
 
+    def before(self, boundary: Boundary) -> tuple[str, ...]:
+        """Those of `taps` that end before a boundary: their pooled maps have to be given to the suffix, last of its values."""
+        after = set(taps_after(self.backbone, boundary, self.taps))
+        return tuple(tap for tap in self.taps if tap not in after)
+
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Every parameter once: the network's under its own name, those of a head beside it under "head"."""
         return [*self.backbone.module.named_parameters(), *self._head().named_parameters()]
@@ -100,15 +104,6 @@ def taps_after(backbone: Backbone, boundary: Boundary, taps: Sequence[str]) -> t
     names = [stage.name for stage in backbone.stages]
     first = 1 + names.index(boundary.name) if boundary.nodes else 0
     return tuple(tap for tap in taps if names.index(tap) >= first)
-
-
-def columns_of(backbone: Backbone, columns: Columns, taps: Sequence[str]) -> NDArray[np.int64]:
-    """Where in the rows of features the last features and those of some of the stages stand."""
-    widths = [Features(backbone, (tap,)).columns.width - columns.last_width for tap in columns.taps]
-    starts = columns.last_width + np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
-    parts = [np.arange(columns.last_width)]
-    parts += [np.arange(starts[i], starts[i + 1]) for i, tap in enumerate(columns.taps) if tap in taps]
-    return np.concatenate(parts)
 
 
 def copy_to_train(backbone: Backbone, start: Beginning | None, classes: int, width: int) -> Copy:
@@ -189,23 +184,29 @@ def _up_to_layer(backbone: Backbone, boundary: Boundary, taps: Sequence[str], la
     assert backbone.graph is not None, "a network that cannot be traced has no other boundaries"
     pre = backbone.preprocess
     inputs = list(dict.fromkeys(place.input_node for place in backbone.main_heads))
-    stages = [stage.node for stage in backbone.stages if stage.name in taps]
+    after = taps_after(backbone, boundary, taps)
+    stages = [stage.node for stage in backbone.stages if stage.name in after]
     up_to_head = prefix_part(backbone.module, backbone.graph, [*inputs, *stages]).graph
     image = torch.zeros(1, pre.channels, pre.height, pre.width)
     part = suffix_part(backbone.module, up_to_head, boundary.nodes, image)
-    return _Pooled(part, tuple(inputs.index(place.input_node) for place in backbone.main_heads), len(inputs), layer)
+    heads = tuple(inputs.index(place.input_node) for place in backbone.main_heads)
+    return _Pooled(part, heads, len(inputs), layer, given=len(after) < len(taps))
 
 
 class _Pooled(nn.Module):
-    """The values that a part gives, averaged over positions and side by side as `Features` has them, and a layer on that."""
+    """The values that a part gives, averaged over positions and side by side as `Features` has them, and a layer on that.
 
-    def __init__(self, part: nn.Module, heads: tuple[int, ...], inputs: int, layer: nn.Module) -> None:
+    `given`: the last value is what earlier stages gave, pooled already.
+    """
+
+    def __init__(self, part: nn.Module, heads: tuple[int, ...], inputs: int, layer: nn.Module, *, given: bool) -> None:
         super().__init__()
         self.part, self.layer = part, layer
-        self._heads, self._inputs = heads, inputs
+        self._heads, self._inputs, self._given = heads, inputs, given
 
     def forward(self, *values: Tensor) -> Tensor:
-        found = self.part(*values)
+        earlier = values[-1:] if self._given else ()
+        found = self.part(*values[: len(values) - len(earlier)])
         last = [flat(found[index]) for index in self._heads]
-        features_ND = torch.cat([*last, *(pooled(value) for value in found[self._inputs :])], dim=1)
+        features_ND = torch.cat([*last, *earlier, *(pooled(value) for value in found[self._inputs :])], dim=1)
         return cast(Tensor, self.layer(features_ND))

@@ -14,7 +14,7 @@ from regraft.values import RuleOfThumb
 FEW, MANY = 1_000, 10_000
 # ImageNet's own validation photos give 0.6 to 0.7; drawings and clothes on white ground 0.1 to 0.4.
 ALIKE = 0.5
-_MOST = 2000
+_MOST, _LEAST = 2000, 160
 
 
 def rule_of_thumb(backbone: Backbone, observed: Observed, extracted: Extracted) -> RuleOfThumb:
@@ -32,8 +32,11 @@ def rule_of_thumb(backbone: Backbone, observed: Observed, extracted: Extracted) 
 
 
 def _confidence(backbone: Backbone, observed: Observed, extracted: Extracted) -> float:
-    """Mean largest probability; NaN where the classifier is not plainly linear in the features, or knows no classes."""
+    """Mean largest probability; NaN at small sizes, and for a classifier that is not plainly linear or knows no classes."""
     layer = backbone.module.get_submodule(backbone.head.path)
+    # On small inputs networks are sure of what they do not know.
+    if min(backbone.preprocess.height, backbone.preprocess.width) < _LEAST:
+        return float("nan")
     plain = isinstance(layer, nn.Linear) and len(backbone.main_heads) == 1 and backbone.head.is_output
     if not plain or backbone.categories is None or cast(nn.Linear, layer).in_features != extracted.columns.last_width:
         return float("nan")

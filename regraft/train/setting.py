@@ -156,12 +156,12 @@ def validation_fold(folds_N: NDArray[np.int64], targets: NDArray[np.int64] | NDA
     return max(map(int, np.unique(folds_N)), key=kept)
 
 
-def telling(setting: Setting, epochs: int, phase: int, told: list[Epoch]) -> Callable[[Epoch], None]:
+def telling(setting: Setting, strategy: str, epochs: int, phase: int, told: list[Epoch]) -> Callable[[Epoch], None]:
     """Says each epoch in a line, and to whoever else listens, numbered on through the phases; `told` collects them."""
     before = len(told)
 
     def tell(epoch: Epoch) -> None:
-        whole = replace(epoch, number=before + epoch.number, phase=phase + 1)
+        whole = replace(epoch, number=before + epoch.number, phase=phase + 1, strategy=strategy)
         told.append(whole)
         setting.on_epoch(whole)
         words = f"phase {phase + 1}, " if phase else ""

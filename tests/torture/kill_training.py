@@ -33,13 +33,28 @@ from regraft.train import keeper
 
 NET = "net_that_is_killed"
 MODEL = "model.safetensors"
+# From a random head, so that there is something to learn.
+_HOW: dict[str, Any] = {"batch_size": 8, "lr": 1e-2, "start": "random"}
 STRATEGIES: dict[str, Any] = {
-    "partial:1": Partial(stages=1, epochs=2, views=2, batch_size=8),
-    "full": Full(epochs=2, batch_size=8, ema=0.9, mixup=0.2),
-    "gradual": Gradual(epochs=1, batch_size=8),
+    "partial:1": Partial(stages=1, epochs=2, views=2, **_HOW),
+    "full": Full(epochs=2, ema=0.9, mixup=0.2, **_HOW),
+    "gradual": Gradual(epochs=1, **_HOW),
 }
 # As the command line says it; for processes that are started anew.
-OPTIONS = ["--strategy", "partial:1", "--epochs", "3", "--batch-size", "8", "--device", "cpu"]
+OPTIONS = [
+    "--strategy",
+    "partial:1",
+    "--epochs",
+    "3",
+    "--batch-size",
+    "8",
+    "--lr",
+    "0.01",
+    "--device",
+    "cpu",
+    "--from",
+    "random",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,12 +240,12 @@ def kill_processes(root: Path, kills: int, chance: random.Random) -> Counts:
     return counts
 
 
-def torture(root: Path, *, forked_kills: int, every: int, processes: int, seed: int) -> int:
+def torture(root: Path, names: list[str], *, forked_kills: int, every: int, processes: int, seed: int) -> int:
     torch.set_num_threads(1)
     paint_classes(root / "photos", dict.fromkeys(COLOURS, 10))
     write_net(root, NET)
     chance, wrong = random.Random(seed), 0
-    wholes = {name: whole_fit(root, name) for name in STRATEGIES}
+    wholes = {name: whole_fit(root, name) for name in names}
     jobs: list[tuple[str, int, Callable[[], Counts]]] = [
         ("at random, forked", forked_kills, lambda: kill_at_random(root, wholes, forked_kills, chance)),
         ("at operations on files, forked", every, lambda: kill_at_operations(root, wholes, every)),
@@ -249,11 +264,17 @@ def main() -> int:
     parser.add_argument("--forked", type=int, default=120, help="kills of forked children at random instants")
     parser.add_argument("--every", type=int, default=1, help="kill at each N-th operation on a file of the run; 0: at none")
     parser.add_argument("--processes", type=int, default=20, help="kills of processes that are started anew")
+    parser.add_argument("--only", choices=STRATEGIES, action="append", help="strategies that are fitted in forked children")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="regraft-torture-") as folder:
         return torture(
-            Path(folder).resolve(), forked_kills=given.forked, every=given.every, processes=given.processes, seed=given.seed
+            Path(folder).resolve(),
+            given.only or list(STRATEGIES),
+            forked_kills=given.forked,
+            every=given.every,
+            processes=given.processes,
+            seed=given.seed,
         )
 
 
