@@ -23,7 +23,7 @@ AUGMENTATIONS = ("none", "flip", "light", "rotate", "trivial", "strong")
 Augment = str | Callable[..., Any]
 
 # Rates of the head and of what stands next to it, where none is given: docs/measurements.md#training
-DEFAULT_LR: dict[str, float] = {"adamw": 3e-4, "adam": 3e-4, "sgd": 1e-2}
+DEFAULT_LR: dict[str, float] = {"adamw": 1e-3, "adam": 1e-3, "sgd": 1e-2}
 
 
 def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -216,6 +216,7 @@ class Partial(Training):
     stages: int = 1
     epochs: int = 12
     augment: Augment = "light"
+    mixup: float = 0.4
     views: int = 4
 
     def __post_init__(self) -> None:
@@ -238,6 +239,7 @@ class Full(Training):
 
     epochs: int = 10
     augment: Augment = "light"
+    mixup: float = 0.4
     sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -255,7 +257,7 @@ class Norm(Training):
 
     epochs: int = 10
     augment: Augment = "light"
-    lr: float | None = 1e-3
+    mixup: float = 0.4
     depth_decay: float = 1.0
 
     @property
@@ -272,6 +274,7 @@ class Gradual(Training):
 
     epochs: int = 2
     augment: Augment = "light"
+    mixup: float = 0.4
     views: int = 4
     phases: int | None = None
 
@@ -291,7 +294,6 @@ class Scratch(Training):
     """The whole network is trained from the weights it comes with, all layers at one rate, statistics of its norms included."""
 
     epochs: int = 30
-    lr: float | None = 1e-3
     depth_decay: float = 1.0
     augment: Augment = "none"
     interpolate: bool = False
@@ -322,7 +324,7 @@ class Auto:
 
     minutes: float = 10.0
     balance: Balance = "none"
-    training: Training = field(default_factory=lambda: Training(augment="light"))
+    training: Training = field(default_factory=lambda: Training(augment="light", mixup=0.4))
 
     def __post_init__(self) -> None:
         check_number("--minutes", self.minutes, 0.01, "10", whole=False)

@@ -233,7 +233,8 @@ def test_auto_keeps_what_is_clearly_better_on_the_same_images_and_says_why(photo
     run = fit(photos, tmp_path / "run", Auto(minutes=0.1, training=Training(precision="fp32")))
     assert run.summary is not None
     compared = {one.strategy: one for one in run.summary.compared}
-    assert list(compared) == ["head", "full", "partial:2"]
+    assert next(iter(compared)) == "head"
+    assert set(compared) == {"head", "full", "partial:2"}
     (kept,) = (one for one in compared.values() if one.kept)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert kept.strategy == run.summary.strategy == config["training"]["strategy"]

@@ -110,18 +110,8 @@ def test_the_command_line_takes_a_transform_from_a_file(
 ) -> None:
     monkeypatch.chdir(root)
     monkeypatch.setenv("REGRAFT_CACHE", str(root / "cache"))
-    options = [
-        "--backbone",
-        f"module:{NET}:make",
-        "--device",
-        "cpu",
-        "--strategy",
-        "full",
-        "--epochs",
-        "1",
-        "--batch-size",
-        "8",
-    ]
+    how = ["--strategy", "full", "--epochs", "2", "--lr", "0.01", "--from", "random"]
+    options = ["--backbone", f"module:{NET}:make", "--device", "cpu", *how]
     assert main(["fit", "photos", "--out", str(tmp_path / "own"), *options, "--augment", f"module:{NET}:{name}"]) == code
     said = capsys.readouterr()
     if code:
@@ -187,13 +177,13 @@ def test_a_fit_goes_on_from_the_network_of_another(root: Path, tmp_path: Path) -
     start = {"backbone": regraft.recipe.DEFAULT_BACKBONE, "start_from": tmp_path / "first"}
     head = fit(root, tmp_path / "head", Head(features="last"), **start)
     # Nothing but the head is new.
-    one, other = first.to_torch().state_dict(), head.to_torch().state_dict()
+    one, other = first.backbone.module.state_dict(), head.backbone.module.state_dict()
     names = [name for name in one if not name.startswith("fc.")]
     assert all(torch.equal(one[name], other[name]) for name in names)
-    fresh = fit(root, tmp_path / "fresh", Head(features="last"), **options).to_torch().state_dict()
+    fresh = fit(root, tmp_path / "fresh", Head(features="last"), **options).backbone.module.state_dict()
     assert not all(torch.equal(one[name], fresh[name]) for name in names)
     deeper = fit(root, tmp_path / "deeper", Partial(stages=2, epochs=2, refit="never", **FAST), **start)
-    after = deeper.to_torch().state_dict()
+    after = deeper.backbone.module.state_dict()
     moved = {name.split(".")[0] for name in names if not torch.equal(one[name], after[name])}
     assert moved <= {"layer3", "layer4"}
     assert {name for name in names if name.startswith(("layer1", "layer2", "conv1"))}

@@ -209,7 +209,19 @@ def kill_processes(root: Path, kills: int, chance: random.Random) -> Counts:
     environment = {**os.environ, "REGRAFT_CACHE": str(root / "cache of processes"), "REGRAFT_TEST_NAP": "0.05"}
 
     def start(run: Path) -> subprocess.Popen[bytes]:
-        command = [regraft_command, "fit", "photos", "--out", run, "--backbone", f"module:{NET}:make", *OPTIONS, "--resume"]
+        command = [
+            regraft_command,
+            "fit",
+            "photos",
+            "--out",
+            run,
+            "--backbone",
+            f"module:{NET}:make",
+            *OPTIONS,
+            "--device",
+            "cpu",
+            "--resume",
+        ]
         quiet = subprocess.DEVNULL
         return subprocess.Popen(command, cwd=root, env=environment, stdin=quiet, stdout=quiet, stderr=quiet)
 
