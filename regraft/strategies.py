@@ -71,6 +71,9 @@ class Training:
     `refit`: the epoch and the weights between are chosen on a fold that is held out; "always" does what was chosen again on all
     training images, "auto" does so where more than a tenth of them was held out.
 
+    `features`: what the head that it begins with reads, as for `Head`; "auto": what the solved head does best with. With "last"
+    the outcome is a plain network of its library.
+
     `balance` "auto": rare classes count as much as frequent ones. `start` "random" begins with a new head in place of the
     solved one. What `freeze` names stays as it is all the same: stages by name or by number from the end, or the beginnings of
     parameter names.
@@ -94,6 +97,7 @@ class Training:
     ema: float = 0.0
     interpolate: bool = True
     refit: Refit = "auto"
+    features: Features = "auto"
     balance: Balance = "none"
     start: Start = "solved"
     freeze: tuple[str, ...] = ()
@@ -104,6 +108,7 @@ class Training:
         one_of("precision", self.precision, get_args(Precision))
         one_of("start", self.start, get_args(Start))
         one_of("refit", self.refit, get_args(Refit))
+        one_of("--features", self.features, get_args(Features))
         check_augment(self.augment)
         check_schedule(self.schedule)
         check_number("--epochs", self.epochs, 1, "10")

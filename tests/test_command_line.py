@@ -336,7 +336,7 @@ def test_a_folder_with_something_in_it_is_not_written_to(run: Run, library: Libr
         "fit photos --strategy magic", "fit photos --epochs 3", "fit photos --strategy full --epochs 0",
         "fit photos --strategy full --lr nan", "fit photos --strategy full --schedule step:0", "fit photos --exact",
         "fit photos --strategy full --augment mirror", "fit photos --strategy auto --epochs 3", "fit photos --cache-size lots",
-        "fit photos --strategy gradual:x", "fit photos --strategy partial:0", "fit photos --strategy full --features last",
+        "fit photos --strategy gradual:x", "fit photos --strategy partial:0",
         "fit photos --strategy auto --from random", "fit photos --from random", "fit photos --resume --overwrite",
         "fit photos --allow-data-change", "fit photos --strategy norm --depth-decay 2", "fit photos --tta=no",
         "fit photos --test-share 2", "fit photos --group-pattern (", "predict runs/old",

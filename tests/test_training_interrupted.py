@@ -114,8 +114,8 @@ def test_stopped_after_any_state_a_fit_ends_as_one_that_was_not(
     assert whole.summary is not None
     assert whole.summary.history is not None
     assert whole.summary.history.chosen > 0 or name in ("from the solved head", "a head of one's own")
-    # All of them where there are several phases; else the first, one in the middle, and the last.
-    every = range(1, stop.written + 1) if name == "gradual" else {1, (stop.written + 1) // 2, stop.written}
+    # Every second where there are several phases; else the first, one in the middle, and the last.
+    every = range(1, stop.written + 1, 2) if name == "gradual" else {1, (stop.written + 1) // 2, stop.written}
     for number in every:
         run = tmp_path / f"stopped {number}"
         stop_after(monkeypatch, number)
@@ -165,7 +165,7 @@ def test_auto_goes_on_between_its_candidates_and_decides_nothing_anew(
     whole = fit(root, tmp_path / "whole", strategy)
     assert whole.summary is not None
     tried = [one.strategy for one in whole.summary.compared]
-    assert tried == ["head", "full", "partial:2"]
+    assert sorted(tried) == ["full", "head", "partial:2"]
     for number in range(1, stop.written + 1, 3):
         run = tmp_path / f"stopped {number}"
         stop_after(monkeypatch, number)

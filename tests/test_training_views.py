@@ -134,9 +134,9 @@ def test_views_are_what_the_prefix_makes_of_changed_pixels_to_bf16_rounding(
     plain = extract_boundary(samples, digests, backbone, boundary(backbone), cache=tmp_path, device="cpu")
     (wanted,) = plain[rows()]
     found = every(views)
-    # Eight bits of a number's digits are kept, the last one rounded.
-    assert torch.all((found[0] - wanted).abs() <= wanted.abs() * 2.0**-8)
-    assert torch.equal(found[0].bfloat16().float(), found[0])
+    # The plain view is judged, and kept as it is; of the others eight bits of a number's digits are.
+    assert torch.allclose(found[0], wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+    assert torch.equal(found[1].bfloat16().float(), found[1])
     (pixels,) = pixels_of(samples, backbone, tmp_path)[rows()]
     prefix, normalise = cut(backbone, boundary(backbone)).prefix, Normalise(backbone.preprocess)
     seeds = [(0, 6, 2, int.from_bytes(d[:4], "little"), int.from_bytes(d[4:8], "little")) for d in digests]
@@ -234,7 +234,7 @@ def test_what_a_function_of_ones_own_made_is_not_found_again(
     assert torch.equal(every(make(samples, backbone, tmp_path, views=1))[0], one[0])
 
 
-@pytest.mark.parametrize(("limit", "count"), [(0.99, None), (1.0, 1), (2.99, 2), (4.0, 4), (100.0, 4)])
+@pytest.mark.parametrize(("limit", "count"), [(1.99, None), (2.0, 1), (3.99, 2), (5.0, 4), (100.0, 4)])
 def test_no_more_views_are_kept_than_fit(backbone: Backbone, limit: float, count: int | None) -> None:
     place = boundary(backbone)
     each = 1000 * 2 * int(np.prod(place.shapes[0]))

@@ -1,7 +1,8 @@
 """Augmented views of every image, through the frozen part once and kept: what the last stages are trained on.
 
 Each view of an image follows from the run's seed, the view's number and the image's own content, so that a view that is in the
-cache is the one that would be computed. View 0 is the image as it is. Kept as bfloat16: docs/measurements.md#views
+cache is the one that would be computed. View 0 is the image as it is. The others are kept as bfloat16:
+docs/measurements.md#views
 """
 
 import math
@@ -10,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from regraft.backbone.model import Backbone, Boundary
 from regraft.cache.choose import Chosen, choose_engine
 from regraft.cache.engines import Engine, Pixels, pick_device
 from regraft.cache.extract import Activations, boundary_key, network_up_to
-from regraft.cache.store import HALVES, FeatureRows, Table
+from regraft.cache.store import FLOATS, HALVES, FeatureRows, Table
 from regraft.cache.stream import batch_on
 from regraft.data.augment import Augmentation, augmentation
 from regraft.errors import OutOfSpace
@@ -89,13 +91,14 @@ def shapes_of(backbone: Backbone, boundary: Boundary, beside: Sequence[str]) -> 
 def views_that_fit(wanted: int, images: int, boundary: Boundary, limit: int) -> int:
     """How many views of so many images fit into `limit` bytes. Raises OutOfSpace where not even one does."""
     each = images * HALVES.itemsize * sum(math.prod(shape) for shape in boundary.shapes)
-    if each > limit:
+    first = 2 * each  # the plain view is kept in full precision
+    if first > limit:
         raise OutOfSpace(
             expected=f"what crosses {boundary.name} of {images:,} images to fit into {limit / 1e9:.1f} GB (--cache-size)",
-            got=f"{each / 1e9:.1f} GB for one view of each",
+            got=f"{first / 1e9:.1f} GB for one view of each",
             fix="give a larger --cache-size or a smaller --size, or train deeper: --strategy full keeps pixels alone",
         )
-    return min(wanted, limit // each)
+    return min(wanted, 1 + (limit - first) // each)
 
 
 class _Source:
@@ -139,7 +142,9 @@ class _Source:
             return table.rows(rows)
 
     def _table(self, view: int) -> Table:
-        return Table.open(self._cache, self._keys[view], sum(math.prod(shape) for shape in self.shapes), HALVES)
+        # What is judged has the plain view: its answers are to be those of the model.
+        kind = HALVES if view else FLOATS
+        return Table.open(self._cache, self._keys[view], sum(math.prod(shape) for shape in self.shapes), kind)
 
     def _fill(self, table: Table, view: int, missing: NDArray[np.int64], advance: Callable[[int], None]) -> None:
         """Compute and store what is missing."""
@@ -147,10 +152,10 @@ class _Source:
             return
         self._engine = self._engine or self._chosen.make()
         most = max(1, _WRITE_BYTES // (table.width * table.dtype.itemsize))
-        held: list[NDArray[np.uint16]] = []
+        held: list[NDArray[Any]] = []
         done = 0
         for values_ND in self._engine.stream(self._batches(view, missing)):
-            held.append(torch.from_numpy(values_ND).to(torch.bfloat16).view(torch.uint16).numpy())
+            held.append(in_bf16(values_ND) if view else values_ND)
             count = sum(map(len, held))
             if count >= most or done + count == len(missing):
                 rows = missing[done : done + count]
@@ -207,10 +212,15 @@ def views_of(
 
 def _view_key(view: int, augment: Augment, seed: int) -> Mapping[str, object]:
     if view == 0:
-        return {"view": 0, "stored": "bf16"}
+        return {"view": 0, "stored": "fp32"}
     # What a function of the user's does is not known: nothing is found again that it made.
     how = augment if isinstance(augment, str) else f"own {uuid.uuid4().hex}"
     return {"view": view, "augment": how, "seed": seed, "stored": "bf16"}
+
+
+def in_bf16(values_ND: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The bits of the values as bfloat16."""
+    return torch.from_numpy(values_ND).to(torch.bfloat16).view(torch.uint16).numpy()
 
 
 def _words(digest: bytes) -> tuple[int, ...]:

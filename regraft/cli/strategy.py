@@ -57,15 +57,14 @@ def strategy_of(
         how = replace(Head(module=head).how, **given, balance=balance) if given else None
         return Head(features=features, balance=balance, module=head, training=how)
     strategy = _named(text)
-    _check_use(text, "--features", given=features != "auto", other="--strategy head")
     _check_use(text, "--head", given=head is not None, other="--strategy head")
     if isinstance(strategy, Auto):
         for option in ("epochs", "start"):
             _check_use(text, f"--{option}".replace("start", "from random"), given=option in given, other="another strategy")
         minutes = given.pop("minutes", strategy.minutes)
-        how = replace(strategy.training, **given, balance=balance, freeze=freeze)
+        how = replace(strategy.training, **given, features=features, balance=balance, freeze=freeze)
         return replace(strategy, minutes=minutes, balance=balance, training=how)
-    return replace(strategy, **given, balance=balance, freeze=freeze)
+    return replace(strategy, **given, features=features, balance=balance, freeze=freeze)
 
 
 def _named(text: str) -> Trained | Auto:

@@ -168,7 +168,8 @@ def beginning(setting: Setting, lessons: Lessons, strategy: Trained) -> Beginnin
     It reads the same features as the head that was chosen.
     """
     backbone, columns = setting.backbone, setting.extracted.columns
-    tapped = setting.solved.features == "stages" and backbone.graph is not None
+    wanted = setting.solved.features if strategy.features == "auto" else strategy.features
+    tapped = wanted == "stages" and backbone.graph is not None
     taps = columns.taps if tapped else ()
     width = columns.width if tapped else columns.last_width
     rows_ND = setting.observed.train_features.leading(width).take(lessons.train)[:]
