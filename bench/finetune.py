@@ -113,9 +113,7 @@ def auto_holds(bench: Bench) -> list[Row]:
         allowed = -float(np.sqrt(np.square(errors).sum())) / len(errors)
         lead = spread(gains, mean=True)
         also = {"kept": ", ".join(kept), "standard error": f"{-allowed:.1f}"}
-        what = (
-            f"accuracy on {name} of `--strategy auto --minutes 2`, mean lead over the solved head"
-        )
+        what = f"accuracy on {name} of `--strategy auto --minutes 2`, mean lead over the solved head"
         rows.append(Row(what=what, measured=lead, at_least=allowed, unit=" points", also=also))
     return rows
 

@@ -15,6 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ from regraft.train.step import Stepper, make_optimizer
 from regraft.train.tuning import SAMPLE, tune
 
 Side = Callable[[int], float]  # steps -> images per second
+# What is rewritten stays so while this is open.
+KEPT = ExitStack()
 
 
 class Images:
@@ -104,8 +107,8 @@ def ours(
             images.samples, images.digests, images.pixels, backbone, boundary,
             views=1, augment="none", seed=0, cache=cache, device="cpu",
         )  # fmt: skip
+        views.ensure(rows, None)
         read = reading_views(views, rows, 0)
-        read(rows[:1], 1)
     else:
         read = reading_pixels(images.pixels, "light", 0)
     lessons = Lessons(read=read, targets=images.targets, weights=np.ones(len(rows)), train=rows, validation=rows[:32], names=())
@@ -113,9 +116,9 @@ def ours(
 
 
 def tuned(learner: Learner, lessons: Lessons, how: Full | Partial, cache: Path) -> tuple[Side, str]:
-    """The side in the precision that regraft chooses. What is rewritten stays so until the process ends."""
+    """The side in the precision that regraft chooses."""
     small = lessons.read(lessons.train[:SAMPLE], None)
-    convs = rewritten(learner.module, small).__enter__()
+    convs = KEPT.enter_context(rewritten(learner.module, small))
 
     def step(precision: Any) -> None:
         for path, conv in convs.items():
@@ -160,9 +163,10 @@ def main() -> None:
     torch.manual_seed(0)
     backbone = load_backbone(options.backbone, weights=options.weights, whole_image=True)
     pixels = boundary_for(backbone, PIXELS)
-    with tempfile.TemporaryDirectory() as folder:
+    with KEPT, tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
-        images = Images(options.data, backbone, cache, most=32 * options.steps)
+        # Building a cache has a fixed part: so many images that it does not stand for all of it.
+        images = Images(options.data, backbone, cache, most=32 * options.steps if options.strategy == "full" else 1000)
         line: dict[str, Any] = {"backbone": options.backbone, "strategy": options.strategy, "images": len(images.samples)}
         if options.strategy == "full":
             other: Side = tutorial(options.data, backbone)

@@ -106,7 +106,9 @@ def fit(
     place = place_run(chosen.path, None if out is None else Path(out), overwrite=overwrite, resume=resume)
     if place.finished:
         progress.note(f"{place.folder} is finished already: nothing to go on with")
-        return load(place.folder)
+        # Code of the user's own is named again by the call itself.
+        head = strategy.module if isinstance(strategy, Head) else None
+        return load(place.folder, backbone=None if backbone == DEFAULT_BACKBONE else backbone, head=head, trust=trust)
     if place.note:
         progress.note(place.note)
     with reserved(place.folder):

@@ -138,6 +138,12 @@ def test_stopped_after_any_state_a_fit_ends_as_one_that_was_not(
         assert again.summary.history.chosen == whole.summary.history.chosen
         assert again.summary.history.share == whole.summary.history.share
         assert again.summary.history.accuracy == whole.summary.history.accuracy
+    # A finished run is given back, whoever wrote its network or its head.
+    notes = Notes()
+    found = fit(root, run, strategy, resume=True, progress=notes)
+    assert notes.about("finished already")
+    path = root / "photos" / "amber" / "003.png"
+    assert found.predict([path], device="cpu") == whole.predict([path], device="cpu")
 
 
 def test_stopped_again_and_again_gradual_ends_the_same(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
