@@ -78,7 +78,7 @@ def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str
         doubted = _doubts(recipe, split, data, progress)
         told = Curves(out, tensorboard=recipe.tensorboard)
         setting = _setting(recipe, split, backbone, observed, extracted, solved, told, progress)
-        identity = _identity(recipe, backbone, split, data)
+        identity = _identity(recipe, backbone, split, extracted, data)
         setting = replace(setting, keepers=keepers_in(out, identity, resume=resume, progress=progress))
         with told:
             model = apply_strategy(setting, strategy, own)
@@ -237,7 +237,7 @@ def _doubts(recipe: Recipe, split: Split, data: str, progress: Progress) -> tupl
     return notes
 
 
-def _identity(recipe: Recipe, backbone: Backbone, split: Split, data: str) -> Identity:
+def _identity(recipe: Recipe, backbone: Backbone, split: Split, extracted: Extracted, data: str) -> Identity:
     asked = asked_of(
         recipe.strategy,
         backbone=backbone.name,
@@ -248,7 +248,8 @@ def _identity(recipe: Recipe, backbone: Backbone, split: Split, data: str) -> Id
         # Not `split.how`, which counts the images: those have their own check.
         **{f"data.{name}": getattr(recipe.data, name) for name in _OF_SPLIT},
     )
-    return Identity(asked=asked, images=data, machine=machine(pick_device(recipe.device)))
+    where = machine(pick_device(recipe.device)) | {"engine": extracted.engine, "cache size": f"{recipe.cache_limit:,} bytes"}
+    return Identity(asked=asked, images=data, machine=where)
 
 
 def fingerprint_of(observed: Observed) -> str:

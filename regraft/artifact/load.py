@@ -32,6 +32,7 @@ Migration = Callable[[dict[str, Any]], dict[str, Any]]
 MIGRATIONS: dict[int, Migration] = {
     # Heads that the user named, and own code.
     1: lambda value: value | {"format_version": 2, "architecture": value["architecture"] | {"head_path": None, "answer": None}},
+    # Answers that are means over two sides of an image.
     2: lambda value: value | {"format_version": 3, "mirrored": False},
 }
 

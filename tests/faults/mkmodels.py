@@ -46,6 +46,7 @@ def small_config(**changes: Any) -> Config:
     """A config with every field filled; `changes` replace fields."""
     fields: dict[str, Any] = {
         "multi_label": False,
+        "mirrored": False,
         "classes": CLASSES,
         "architecture": ArchitectureRecord(source="builtin", name="efficientnet_lite0", head_path=None, answer=None),
         "weights_digest": "ab" * 32,
