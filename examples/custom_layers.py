@@ -16,7 +16,10 @@ network = regraft.Own(module=SmallNetwork(), input_shape=(3, 64, 64))
 
 runs = {
     "own head on EfficientNet-Lite0": regraft.fit(
-        data, out="runs/own-head", overwrite=True, strategy=regraft.Head(module=two_layers, epochs=epochs)
+        data,
+        out="runs/own-head",
+        overwrite=True,
+        strategy=regraft.Head(module=two_layers, training=regraft.Training(epochs=epochs)),
     ),
     "own network with random weights, frozen": regraft.fit(
         data, out="runs/own-frozen", overwrite=True, backbone=network, strategy=regraft.Head()

@@ -28,7 +28,7 @@ epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 30
 size = int(sys.argv[3]) if len(sys.argv) > 3 else None
 
 # The first is a convex problem, which is solved; the second is trained, and has to beat the solved head.
-for strategy in (regraft.Head(module=convolution), regraft.Head(module=layers, epochs=epochs)):
+for strategy in (regraft.Head(module=convolution), regraft.Head(module=layers, training=regraft.Training(epochs=epochs))):
     run = regraft.fit(data, out="runs/own-head", overwrite=True, strategy=strategy, size=size)
     print(f"{strategy.module.__name__}: {100 * run.summary.test_scores.accuracy.value:.1f} % of the test images right")
     print(*(f"  {note}" for note in run.summary.notes if "head" in note), sep="\n")

@@ -84,7 +84,7 @@ def test_a_fit_writes_both(photos: Path, cache: Path, tmp_path: Path) -> None:
     assert run.summary.history is not None
     told = [epoch.validation_loss for epoch in run.summary.history.epochs]
     assert [row["validation_loss"] for row in lines(run.folder)] == told
-    assert [value for _, value in scalars(run.folder / "tensorboard")["validation_loss"]] == pytest.approx(told)
+    assert [value for _, value in scalars(run.folder / "tensorboard")["full/validation_loss"]] == pytest.approx(told)
 
 
 def test_every_field_is_in_the_documentation() -> None:

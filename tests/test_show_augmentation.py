@@ -54,7 +54,7 @@ def test_several_labels_are_a_class_of_their_own() -> None:
 
 
 def test_every_strategy_says_how_it_augments() -> None:
-    assert augment_of(Head()) == augment_of(Head(module=torch.nn.Identity, training=Training(augment="strong"))) == "none"
+    assert augment_of(Head()) == augment_of(Head(module=torch.nn.Identity, training=Training())) == "none"
     for kind in (Partial, Full, Norm, Gradual, Scratch):
         assert augment_of(kind(augment="rotate")) == "rotate"
     assert augment_of(Auto(training=Training(augment="flip"))) == "flip"
