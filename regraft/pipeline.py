@@ -136,14 +136,15 @@ def _for_small_images(recipe: Recipe, backbone: Backbone, split: Split, progress
     costs steps and tells nothing new."""
     if not isinstance(recipe.strategy, Auto) or recipe.size is not None or recipe.go_on_from is not None:
         return backbone
-    size = smaller_size(split.train, backbone.preprocess)
+    side = usual_side(split.train)
+    size = smaller_size(side, backbone.preprocess)
     if size is None:
         return backbone
     try:
         smaller = _load(replace(recipe, size=size), Silent())
     except UsageError:
         return backbone  # a network of one size
-    progress.note(f"the images are about {usual_side(split.train)} pixels wide: worked with at {size} pixels (--size)")
+    progress.note(f"the images are about {side} pixels wide: worked with at {size} pixels (--size)")
     return smaller
 
 

@@ -77,20 +77,19 @@ def reserved(folder: Path) -> Iterator[None]:
         yield
 
 
-# Where trainings keep their states, and the names that train.checkpoints and artifact.load have; neither is imported here, for
-# they bring torch with them.
-_STATES, CONFIG_FILE = ".checkpoints", "config.json"
+# Where trainings keep their states. The config's name is artifact.load's, which is not imported here: it brings torch with it.
+STATES, CONFIG_FILE = ".checkpoints", "config.json"
 
 
 def is_interrupted(folder: Path) -> bool:
     """Whether a training was interrupted here, be it one that was to replace a finished run: a run that ends removes them."""
-    return any((folder / _STATES).glob("*/*.json"))
+    return any((folder / STATES).glob("*/*.json"))
 
 
 def is_taken(folder: Path) -> bool:
     """Whether anything is there but an empty folder or what an interrupted fit left (hidden files but a training's states)."""
     try:
-        return any(not entry.name.startswith(".") or entry.name == _STATES for entry in folder.iterdir())
+        return any(not entry.name.startswith(".") or entry.name == STATES for entry in folder.iterdir())
     except FileNotFoundError:
         return False
     except NotADirectoryError:

@@ -84,7 +84,7 @@ def cut(backbone: Backbone, boundary: Boundary, *, to_train: bool = True) -> Cut
     if not boundary.nodes:
         return Cut(boundary, _Pixels(), _OfOne(backbone.module))
     if backbone.graph is None:
-        return Cut(boundary, UpToHead(backbone.module, backbone.head.path), _FromHead(backbone))
+        return Cut(boundary, prefix_of(backbone, boundary), _FromHead(backbone))
     pre = backbone.preprocess
     image = torch.zeros(1, pre.channels, pre.height, pre.width)
     try:
@@ -95,8 +95,11 @@ def cut(backbone: Backbone, boundary: Boundary, *, to_train: bool = True) -> Cut
             got=str(error),
             fix="choose another boundary; `regraft inspect` lists the stages",
         ) from error
-    prefix = prefix_part(backbone.module, backbone.graph, boundary.nodes)
-    return Cut(boundary, prefix, _Suffix(suffix, _in_train_mode(backbone, boundary, image) if to_train else None))
+    return Cut(
+        boundary,
+        prefix_of(backbone, boundary),
+        _Suffix(suffix, _in_train_mode(backbone, boundary, image) if to_train else None),
+    )
 
 
 def _in_train_mode(backbone: Backbone, boundary: Boundary, image: Tensor) -> fx.GraphModule | None:

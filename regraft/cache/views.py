@@ -121,14 +121,14 @@ class _Source:
         self._keys, self._chosen, self._changes = keys, chosen, changes
         self._seed, self._cache, self._batch = seed, cache, batch
         self._engine: Engine | None = None
-        self._checked: set[int] = set()
+        # Rows of the tables that were opened, by view: what this process wrote itself need not be checked again.
+        self._readers: dict[int, Callable[[NDArray[np.int64]], FeatureRows]] = {}
 
     def rows_of(self, view: int, rows: NDArray[np.int64], advance: Callable[[int], None]) -> NDArray[np.int64]:
         """Where the view of each of these images stands in its table, once it does."""
         with closing(self._table(view)) as table:
-            # What this process wrote itself need not be checked again.
-            known = table.lookup(check=view not in self._checked)
-            self._checked.add(view)
+            known = table.lookup(check=view not in self._readers)
+            self._readers[view] = table.rows
             first = {self.digests[row]: int(row) for row in rows[::-1] if self.digests[row] not in known}
             missing = np.array(sorted(first.values()), np.int64)
             advance(len(rows) - len(missing))
@@ -137,9 +137,8 @@ class _Source:
         return np.array([known[self.digests[row]] for row in rows], np.int64)
 
     def stored(self, view: int, rows: NDArray[np.int64]) -> FeatureRows:
-        """Rows of the table of a view, still on disk."""
-        with closing(self._table(view)) as table:
-            return table.rows(rows)
+        """Rows of a view that are in its table, still on disk."""
+        return self._readers[view](rows)
 
     def _table(self, view: int) -> Table:
         # What is judged has the plain view: its answers are to be those of the model.

@@ -21,8 +21,9 @@ from torchvision.transforms.v2 import functional as tv
 
 from regraft.data.preprocess import check_channels
 from regraft.errors import UsageError, first_line
+from regraft.strategies import AUGMENTATIONS
 
-NAMES = ("none", "flip", "light", "rotate", "trivial", "strong")
+NAMES = AUGMENTATIONS
 
 Seed = tuple[int, ...]
 Transform = Callable[..., Any]

@@ -128,14 +128,19 @@ def read_image(path: Path, name: str = "") -> bytes:
         _reject(path, name, problem)
 
 
+def read_header(path: Path) -> Header:
+    """What a file says of itself, from a few blocks of it. Raises Problem, and OSError where it cannot be opened."""
+    with _open(path) as file:
+        return inspect(_on_disk(file), _checked_size(file))
+
+
 def check_header(path: Path, name: str = "") -> Rejected | None:
     """Why `path` cannot be an image for us, or None, from a few blocks of the file and without decoding.
 
     Whatever is refused here, `decode_image` refuses too; it may find more.
     """
     try:
-        with _open(path) as file:
-            inspect(_on_disk(file), _checked_size(file))
+        read_header(path)
     except Problem as problem:
         reason = f"{problem.got}; expected {problem.expected}"
         return Rejected(path=path, name=name or str(path), code=problem.code, reason=reason)

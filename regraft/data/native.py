@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from statistics import median
 
-from regraft.data.container import in_memory, inspect
-from regraft.data.decode import read_image
+from regraft.data.decode import read_header
 from regraft.data.preprocess import Preprocess
 from regraft.data.problem import Problem
-from regraft.errors import ImageRejected
 from regraft.values import Sample
 
 ENLARGED, SMALLEST, STRIDE = 3, 64, 32
@@ -22,12 +20,11 @@ def usual_side(samples: Sequence[Sample]) -> int | None:
     return round(median(sides)) if sides else None
 
 
-def smaller_size(samples: Sequence[Sample], preprocess: Preprocess) -> int | None:
-    """A side in pixels for a network that is to be trained on small images; None where its own is right.
+def smaller_size(side: int | None, preprocess: Preprocess) -> int | None:
+    """A side in pixels for a network to be trained on images of about `side` pixels; None where its own is right.
 
     So many times the images' own side, and in whole steps of what most networks halve their maps by: docs/measurements.md#auto
     """
-    side = usual_side(samples)
     if side is None:
         return None
     size = max(SMALLEST, -(-ENLARGED * side // STRIDE) * STRIDE)
@@ -36,8 +33,7 @@ def smaller_size(samples: Sequence[Sample], preprocess: Preprocess) -> int | Non
 
 def _side(sample: Sample) -> int | None:
     try:
-        data = read_image(sample.path, sample.name)
-        header = inspect(in_memory(data), len(data))
-    except (ImageRejected, Problem):
+        header = read_header(sample.path)
+    except (Problem, OSError):
         return None
     return min(header.width, header.height)

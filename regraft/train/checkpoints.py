@@ -11,11 +11,11 @@ import torch
 from regraft.artifact.checkpoint import newest_checkpoint, remove_checkpoints, save_checkpoint
 from regraft.artifact.checkpoint_record import Checkpoint
 from regraft.errors import DataUnusable, NotExact, UsageError
+from regraft.place import STATES, is_interrupted
 from regraft.progress import Progress, Silent
 from regraft.strategies import Strategy
 from regraft.train.keeper import Keeper, Kept
 
-FOLDER = ".checkpoints"
 _SHOWN = 5
 _CLASSES = "classes"  # what was asked for with the data
 
@@ -95,11 +95,11 @@ def keepers_in(
     run: Path, identity: Identity, *, resume: Resume | None, progress: Progress = Silent()
 ) -> Callable[[str], Keeper]:
     """What gives each strategy of a run its keeper; without `resume` all start from nothing."""
-    root = run / FOLDER
+    root = run / STATES
     there: dict[str, Keeper] = {}
     if resume is None:
         forget(run)
-    elif not has_checkpoints(run):
+    elif not is_interrupted(run):
         progress.note(f"no checkpoint in {root}: starting from the beginning")
     else:
         # All of them at once: those of another strategy are refused too, and not passed by.
@@ -114,14 +114,9 @@ def keepers_in(
     return keeper
 
 
-def has_checkpoints(run: Path) -> bool:
-    """Whether a training was interrupted in this run."""
-    return any((run / FOLDER).glob("*/*.json"))
-
-
 def forget(run: Path) -> None:
     """Remove the states of a run that is finished, or starts anew."""
-    root = run / FOLDER
+    root = run / STATES
     if root.is_dir():
         for folder in sorted(root.iterdir()):
             remove_checkpoints(folder)

@@ -191,18 +191,12 @@ def _install(module: nn.Module, found: Sequence[Seen], folds: bool) -> tuple[Any
         new[seen.conv] = convs[seen.path]
         if norm is not None:
             new[norm] = Folded(norm)
+    # Not named_children, which leaves out a layer's second name in one parent.
     places = [
         (parent, name, child)
-        for parent in list(module.modules())
-        for name, child in list(parent.named_children())
-        if child in new and not isinstance(parent, FoldedConv | Folded)
-    ]
-    # named_children leaves out a layer's second name in one parent.
-    places += [
-        (parent, name, child)
-        for parent in list(module.modules())
+        for parent in module.modules()
         for name, child in parent._modules.items()
-        if child is not None and child in new and (parent, name, child) not in places
+        if child is not None and child in new
     ]
     for parent, name, child in places:
         setattr(parent, name, new[child])

@@ -1,7 +1,6 @@
 """From a network and a plan to something that learns, and the images it learns from."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from regraft.strategies import Augment, Training
 from regraft.train.chance import augment_seeds, seeded, view_of
 from regraft.train.groups import depths_of, parameter_groups
 from regraft.train.lessons import Learner, Lessons, Read
+from regraft.train.loop import put, snapshot
 from regraft.train.network import Copy
 from regraft.train.objective import outputs_of
 
@@ -120,7 +120,8 @@ def check_train_mode(learner: Learner, lessons: Lessons, backbone: Backbone, epo
 
     `epochs` are those that show images of different sizes.
     """
-    before = {name: value.detach().clone() for name, value in learner.module.state_dict().items()}
+    state = learner.module.state_dict(keep_vars=True)
+    before = snapshot(state)
     learner.set_modes(True)
     try:
         with torch.no_grad(), seeded(0):
@@ -135,11 +136,5 @@ def check_train_mode(learner: Learner, lessons: Lessons, backbone: Backbone, epo
             fix="give a larger --size, or --strategy head, which does not train the network; forward has to give logits",
         ) from error
     finally:
-        _put(learner.module, before)
+        put(state, before)
         learner.set_modes(False)
-
-
-@torch.no_grad()
-def _put(module: nn.Module, before: dict[str, Any]) -> None:
-    for name, value in module.state_dict(keep_vars=True).items():
-        value.copy_(before[name])

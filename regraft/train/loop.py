@@ -188,9 +188,7 @@ class _Run:
         return self.epochs[-1]
 
     def end(self) -> Course:
-        put(self.learner.state, self.best)
-        self.learner.set_modes(True)  # what was computed from other weights is dropped
-        self.learner.set_modes(False)
+        settle(self.learner, self.best)
         return Course(
             start_loss=self.start.loss,
             start_accuracy=self.start.accuracy,
@@ -283,6 +281,13 @@ def _check_alike(kept: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Non
 def snapshot(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies of tensors, by name."""
     return {name: value.detach().clone() for name, value in state.items()}
+
+
+def settle(learner: Learner, values: Mapping[str, Tensor]) -> None:
+    """Leave a learner with these weights, in eval mode."""
+    put(learner.state, values)
+    learner.set_modes(True)  # what was computed from other weights is dropped
+    learner.set_modes(False)
 
 
 @torch.no_grad()

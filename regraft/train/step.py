@@ -1,7 +1,6 @@
 """One step of training: a batch, its gradients, and where they lead."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,10 +138,3 @@ class Averaged:
             kept = value.detach().clone()
             value.copy_(self.mean[name])
             self.mean[name].copy_(kept)
-
-
-def no_advance(_: int) -> None:
-    """Where nobody watches."""
-
-
-Advance = Callable[[int], None]
