@@ -21,16 +21,13 @@ from regraft.evaluate.compare import mean_and_error
 from regraft.evaluate.temperature import tempered_losses
 from regraft.strategies import Auto, Full, Partial, Trained, Training
 from regraft.train.budget import epoch_seconds
-from regraft.train.chance import seeded
 from regraft.train.faster import rewritten
-from regraft.train.fit_network import beginning, fit_network, phases_of, refits
+from regraft.train.fit_network import fit_network, network_to_train, phases_of, refits
 from regraft.train.keeper import Kept
 from regraft.train.learning import learner_of
 from regraft.train.lessons import Lessons
-from regraft.train.network import copy_to_train
-from regraft.train.objective import right
 from regraft.train.precision import StepPrecision
-from regraft.train.setting import Model, Setting, lessons_of, solved_model
+from regraft.train.setting import Model, Setting, group_of, lessons_of, right_of, solved_model
 from regraft.train.tuning import SAMPLE
 from regraft.values import Compared, FloatArray
 
@@ -45,9 +42,8 @@ _FIRST = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A strategy with what it is projected to take: seconds before its first epoch, and in each."""
+    """What a strategy is projected to take: seconds before its first epoch, and in each."""
 
-    strategy: Trained
     setup: float
     each: float
 
@@ -69,13 +65,14 @@ def fit_auto(setting: Setting, auto: Auto) -> Model:
     before = losses_of(setting, lessons, setting.solved.out_of_fold_NK[lessons.validation])
     compared = [_of_head(setting, lessons, before)]
     best, model = before, solved_model(setting)
-    for number, candidate in enumerate(_candidates(setting, auto)):
+    for number, strategy in enumerate(_strategies(setting, auto)):
+        name = strategy.name
         if len(decided) <= number:
+            candidate = project(setting, strategy)
             left = _SHARE * (budget - (time.perf_counter() - began)) * (1 if number else _FIRST)
-            decided.append({"strategy": candidate.strategy.name, "epochs": candidate.epochs_in(left), "each": candidate.each})
+            decided.append({"strategy": name, "epochs": candidate.epochs_in(left), "each": candidate.each})
             keeper.keep(Kept(tensors={}, facts={"decided": decided}))
         epochs = int(decided[number]["epochs"])
-        name = candidate.strategy.name
         if epochs < FEWEST_EPOCHS:
             words = f"{decided[number]['each']:.1f} s for each epoch: fewer than {FEWEST_EPOCHS} fit into the time that is left"
             setting.progress.note(f"auto leaves {name} out: {words} (--minutes)")
@@ -83,7 +80,7 @@ def fit_auto(setting: Setting, auto: Auto) -> Model:
             continue
         setting.progress.note(f"auto tries {name}: {epochs} epochs of about {decided[number]['each']:.1f} s")
         start = time.perf_counter()
-        tried = fit_network(setting, replace(candidate.strategy, epochs=epochs))
+        tried = fit_network(setting, replace(strategy, epochs=epochs))
         outcome, losses = _compare(setting, lessons, tried, before, name, time.perf_counter() - start)
         compared.append(outcome)
         gain, error = mean_and_error(best - losses, _groups(setting, lessons))
@@ -107,7 +104,7 @@ def _verdict(outcome: Compared) -> str:
     )
 
 
-def _candidates(setting: Setting, auto: Auto) -> list[Candidate]:
+def _strategies(setting: Setting, auto: Auto) -> list[Trained]:
     """What could be better, the cheapest first: the last stages, then the whole network."""
     how = auto.training
     options = {
@@ -118,17 +115,14 @@ def _candidates(setting: Setting, auto: Auto) -> list[Candidate]:
     options |= {"balance": auto.balance}
     stages = max((stage.number for stage in setting.backbone.stages if stage.number is not None), default=0)
     depths = [depth for depth in (2,) if depth < stages]
-    strategies: list[Trained] = [*(Partial(stages=depth, **options) for depth in depths), Full(**options)]
-    return [project(setting, strategy) for strategy in strategies]
+    return [*(Partial(stages=depth, **options) for depth in depths), Full(**options)]
 
 
 def project(setting: Setting, strategy: Trained) -> Candidate:
     """What a strategy takes, from a few steps on made-up values of the right shapes."""
     phase = phases_of(setting.backbone, strategy)[-1]
     lessons = lessons_of(setting, strategy.balance)
-    start = beginning(setting, lessons, strategy)
-    with seeded(setting.seed):
-        network = copy_to_train(setting.backbone, start, len(setting.classes), setting.extracted.columns.last_width)
+    network = network_to_train(setting, lessons, strategy)
     plan = plan_training(setting.backbone, phase.trains, freeze=strategy.freeze)
     learner = learner_of(network, phase.boundary, plan, strategy, pick_device(setting.device))
     pre = setting.backbone.preprocess
@@ -152,7 +146,7 @@ def project(setting: Setting, strategy: Trained) -> Candidate:
     passes = len(setting.images) + (views - 1) * len(lessons.train) if phase.boundary.nodes else 0
     # What is chosen is done again on all images.
     times = 1 + (len(setting.targets) / len(lessons.train) if refits(strategy, lessons) else 0)
-    return Candidate(strategy=strategy, setup=passes / rate if rate else 0.0, each=times * each)
+    return Candidate(setup=passes / rate if rate else 0.0, each=times * each)
 
 
 def losses_of(setting: Setting, lessons: Lessons, logits_VK: FloatArray) -> NDArray[np.float64]:
@@ -162,8 +156,7 @@ def losses_of(setting: Setting, lessons: Lessons, logits_VK: FloatArray) -> NDAr
 
 
 def _groups(setting: Setting, lessons: Lessons) -> list[str]:
-    samples = (setting.observed.train[i] for i in lessons.validation)
-    return [sample.group or sample.name for sample in samples]
+    return [group_of(setting.observed.train[i]) for i in lessons.validation]
 
 
 def _compare(
@@ -185,10 +178,9 @@ def _compare(
 
 
 def _of_head(setting: Setting, lessons: Lessons, losses: NDArray[np.float64]) -> Compared:
-    logits = torch.from_numpy(setting.solved.out_of_fold_NK[lessons.validation])
-    hits = right(logits, torch.from_numpy(lessons.targets[lessons.validation])).float().mean()
+    hits = right_of(setting, lessons.validation, setting.solved.out_of_fold_NK[lessons.validation])
     return Compared(
-        strategy="head", accuracy=float(hits), nll=float(losses.mean()), gain=0.0, gain_se=0.0, seconds=0.0, kept=False
+        strategy="head", accuracy=float(hits.mean()), nll=float(losses.mean()), gain=0.0, gain_se=0.0, seconds=0.0, kept=False
     )
 
 

@@ -143,9 +143,7 @@ class _Trained:
 def _train(job: _Job, lessons: Lessons, chosen: Choice | None = None) -> _Trained:
     """All phases on these images. `chosen`: do again what was chosen there, without validation."""
     setting, strategy = job.setting, job.strategy
-    start = None if isinstance(strategy, Scratch) else beginning(setting, lessons, strategy)
-    with seeded(setting.seed):
-        network = copy_to_train(setting.backbone, start, len(setting.classes), setting.extracted.columns.last_width)
+    network = network_to_train(setting, lessons, strategy)
     first = snapshot(network.tensors())
     courses, planned, told = list[Course](), list[int](), list[Epoch]()
     for number, phase in enumerate(job.phases):
@@ -160,6 +158,13 @@ def _train(job: _Job, lessons: Lessons, chosen: Choice | None = None) -> _Traine
     return _Trained(
         network=network, learner=done.learner, lessons=done.lessons, courses=courses, planned=planned, share=done.share
     )
+
+
+def network_to_train(setting: Setting, lessons: Lessons, strategy: Trained) -> Copy:
+    """The network as a training begins with it, on these images."""
+    start = None if isinstance(strategy, Scratch) else beginning(setting, lessons, strategy)
+    with seeded(setting.seed):
+        return copy_to_train(setting.backbone, start, len(setting.classes), setting.extracted.columns.last_width)
 
 
 def beginning(setting: Setting, lessons: Lessons, strategy: Trained) -> Beginning:

@@ -137,7 +137,7 @@ def _at_most(fold: NDArray[np.int64], samples: Sequence[Sample], targets: NDArra
         return fold
     groups: dict[str, list[int]] = {}
     for row in fold:
-        groups.setdefault(samples[row].group or samples[row].name, []).append(int(row))
+        groups.setdefault(group_of(samples[row]), []).append(int(row))
     kept: list[int] = []
     for name in sorted(groups, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()):
         if len(kept) >= MOST_VALIDATION:
@@ -199,9 +199,8 @@ def history_of(
 ) -> History:
     """The courses of a training's phases beside the solved head, on the same validation images."""
     validation = lessons.validation
-    samples = [setting.observed.train[i] for i in validation]
-    trained, solved = (_right(setting, samples, logits) for logits in (logits_VK, setting.solved.out_of_fold_NK[validation]))
-    groups = [sample.group or sample.name for sample in samples]
+    trained, solved = (right_of(setting, validation, rows) for rows in (logits_VK, setting.solved.out_of_fold_NK[validation]))
+    groups = [group_of(setting.observed.train[i]) for i in validation]
     gain, gain_se = mean_and_error(trained.astype(np.float64) - solved, groups)
     epochs, chosen = list[Epoch](), 0
     for phase, course in enumerate(courses):
@@ -226,7 +225,14 @@ def history_of(
     )
 
 
-def _right(setting: Setting, samples: list[Sample], logits_NK: FloatArray) -> NDArray[np.bool_]:
+def group_of(sample: Sample) -> str:
+    """What images are drawn by: those of one group together, any other alone."""
+    return sample.group or sample.name
+
+
+def right_of(setting: Setting, rows: NDArray[np.int64], logits_NK: FloatArray) -> NDArray[np.bool_]:
+    """Which training images at `rows` are answered right by these logits."""
+    samples = [setting.observed.train[i] for i in rows]
     predictions = predictions_of(samples, setting.classes, setting.targets.ndim == 2, logits_NK)
     assert predictions.targets is not None
     return right(predictions.targets, decisions(predictions))
