@@ -302,3 +302,15 @@ def test_auto_from_the_command_line_to_the_report(
     page = (tmp_path / "run/report.html").read_text("utf-8")
     assert "What auto tried" in page
     assert "light: mirrored" in page
+
+
+def test_what_is_asked_of_auto_is_asked_of_all_that_it_tries() -> None:
+    from regraft.cli.strategy import TrainingOptions, strategy_of
+    from regraft.train.auto import strategies_of
+
+    auto = strategy_of("auto", balance="auto", training=TrainingOptions(augment="none", lr=0.01))
+    tried = strategies_of(4, auto)
+    assert [one.name for one in tried] == ["partial:2", "full"]
+    # "none" is the default of a plain Training, and no reason to fall back on that of a strategy.
+    assert {(one.augment, one.lr, one.balance, one.mixup) for one in tried} == {("none", 0.01, "auto", 0.4)}
+    assert [one.name for one in strategies_of(2, auto)] == ["full"]

@@ -6,7 +6,7 @@ apart with far fewer images than counting what is right does.
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,8 @@ def fit_auto(setting: Setting, auto: Auto) -> Model:
     before = losses_of(setting, lessons, setting.solved.out_of_fold_NK[lessons.validation])
     compared = [_of_head(setting, lessons, before)]
     best, model = before, solved_model(setting)
-    for number, strategy in enumerate(_strategies(setting, auto)):
+    stages = max((stage.number for stage in setting.backbone.stages if stage.number is not None), default=0)
+    for number, strategy in enumerate(strategies_of(stages, auto)):
         name = strategy.name
         if len(decided) <= number:
             candidate = project(setting, strategy)
@@ -104,16 +105,11 @@ def _verdict(outcome: Compared) -> str:
     )
 
 
-def _strategies(setting: Setting, auto: Auto) -> list[Trained]:
-    """What could be better, the cheapest first: the last stages, then the whole network."""
-    how = auto.training
-    options = {
-        name: getattr(how, name)
-        for name in Training.__dataclass_fields__
-        if name not in ("epochs", "minutes", "balance") and getattr(how, name) != Training.__dataclass_fields__[name].default
-    }
-    options |= {"balance": auto.balance}
-    stages = max((stage.number for stage in setting.backbone.stages if stage.number is not None), default=0)
+def strategies_of(stages: int, auto: Auto) -> list[Trained]:
+    """What could be better on a network of so many stages, the cheapest first: the last stages, then the whole network."""
+    chosen_here = ("epochs", "minutes", "balance")
+    options = {field.name: getattr(auto.training, field.name) for field in fields(Training) if field.name not in chosen_here}
+    options["balance"] = auto.balance
     depths = [depth for depth in (2,) if depth < stages]
     return [*(Partial(stages=depth, **options) for depth in depths), Full(**options)]
 
