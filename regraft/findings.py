@@ -1,0 +1,142 @@
+"""What an audit finds in the images and their labels: frozen values, in the words of a report. NumPy-free, torch-free."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from regraft.values import Interval, Scores
+
+# How two images are the same: byte for byte; pixel for pixel in another file; or one is an altered copy of the other.
+Sameness = Literal["file", "pixels", "altered"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alike:
+    """Two images that show the same: `change` says what was done to one of them ("flipped", "cropped", "re-encoded or resized").
+
+    `similarity` is the correlation of their pixels once the change is undone, 1 for equal ones.
+    """
+
+    one: str
+    other: str
+    sameness: Sameness
+    change: str
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copies:
+    """Images that all show the same, directly or through one another.
+
+    `names`, `labels` (each the labels of that image, joined) and `parts` ("train", "test") are in the same order. `sameness` is
+    the loosest of the pairs that tie them together.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    parts: tuple[str, ...]
+    sameness: Sameness
+    change: str
+
+    @property
+    def across_classes(self) -> bool:
+        """Whether the same picture has two labels."""
+        return len(set(self.labels)) > 1
+
+    @property
+    def across_parts(self) -> bool:
+        """Whether the same picture is learned from and judged with."""
+        return len(set(self.parts)) > 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspect:
+    """An image whose label does not look right: heads that had not seen it give the `label` the probability `given`.
+
+    They think rather of `suggested`, with the probability `instead`.
+    """
+
+    name: str
+    label: str
+    suggested: str
+    given: float
+    instead: float
+    part: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixed:
+    """Two classes that are told apart little better than by guessing.
+
+    Of the images of the two that were answered with one of them, `accuracy` is the share that is right.
+    """
+
+    one: str
+    other: str
+    accuracy: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlier:
+    """An image unlike all others: its `distance` is so many times the usual one."""
+
+    name: str
+    label: str
+    distance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Odd:
+    """An image that may be of little use: `code` is stable ("tiny", "blank", "blurred", "extreme shape"), `reason` for people."""
+
+    name: str
+    label: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortcut:
+    """A side of the files that gives their class away without a look at the picture, such as its size or format.
+
+    `accuracy` is that of answering from it alone, cross-validated; `baseline` that of always answering the largest class.
+    """
+
+    what: str
+    accuracy: Interval
+    baseline: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imbalance:
+    """The largest and the smallest class, where they are far apart in size."""
+
+    largest: str
+    most: int
+    smallest: str
+    fewest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leak:
+    """Test images that show the same as a training image, and the test scores on the others alone."""
+
+    names: tuple[str, ...]
+    twins: tuple[str, ...]
+    scores_without: Scores | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """All that was found, the worst first within each kind. `kept_together` counts images whose copies share a side or fold."""
+
+    images: int
+    copies: tuple[Copies, ...] = ()
+    leak: Leak | None = None
+    suspects: tuple[Suspect, ...] = ()
+    mixed: tuple[Mixed, ...] = ()
+    outliers: tuple[Outlier, ...] = ()
+    odd: tuple[Odd, ...] = ()
+    shortcuts: tuple[Shortcut, ...] = ()
+    imbalance: Imbalance | None = None
+    kept_together: int = 0
+    seconds: float = 0.0
