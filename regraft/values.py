@@ -62,8 +62,8 @@ class Split:
     """Which images train and choose, and which only judge.
 
     `folds_N` gives each training image its cross-validation fold, 0 to F-1; images of one group share one.
-    `how` says in a sentence how the test images were chosen; `notes` what else a person should know of the split; `rejected`
-    holds images of a separate test set that could not be read.
+    `how` says in a sentence how the test images were chosen, `drawn` whether that was done here; `notes` what else a person
+    should know of the split; `rejected` holds images of a separate test set that could not be read.
     """
 
     classes: tuple[str, ...]
@@ -72,6 +72,7 @@ class Split:
     test: tuple[Sample, ...]
     folds_N: NDArray[np.int64]
     how: str
+    drawn: bool = False
     notes: tuple[str, ...] = ()
     rejected: tuple[Rejected, ...] = ()
 

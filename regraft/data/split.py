@@ -7,7 +7,7 @@ order of a directory listing nor on a generator's version, and adding images mov
 import functools
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,11 +30,12 @@ FOLDS_OF_MANY, MANY = 3, 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sides:
-    """The two sides of a split, before folds: `how` as in Split."""
+    """The two sides of a split, before folds: `how` and `drawn` as in Split."""
 
     train: Sequence[Sample]
     test: Sequence[Sample]
     how: str
+    drawn: bool = False
     notes: tuple[str, ...] = ()
     rejected: tuple[Rejected, ...] = ()
 
@@ -55,9 +56,51 @@ def split_samples(samples: Samples, data: Data, seed: int, *, progress: Progress
         test=test,
         folds_N=fold_numbers(train, None, seed),
         how=sides.how,
+        drawn=sides.drawn,
         notes=(*group_notes, *sides.notes, *_shared_groups(train, test), *_class_notes(samples.classes, train, test)),
         rejected=sides.rejected,
     )
+
+
+def keep_together(split: Split, data: Data, seed: int, alike_N: NDArray[np.int64]) -> Split:
+    """The split with images that show the same on one side and in one fold.
+
+    `alike_N` numbers, for each of `[*split.train, *split.test]`, the images that show the same; -1 for one that is alone. Groups
+    that such images tie together become one. Where the data itself says what tests, only the folds are dealt anew: nothing is
+    moved out of a test set that a person has made. Raises DataUnusable as `fold_numbers` does.
+    """
+    if not (alike_N >= 0).any():
+        return split
+    samples = _tied([*split.train, *split.test], alike_N)
+    train, test, how = samples[: len(split.train)], samples[len(split.train) :], split.how
+    if split.drawn:
+        sides = _held_out(_in_order(samples), data, seed, copies=True)
+        train, test, how = list(_in_order(sides.train)), list(_in_order(sides.test)), sides.how
+    return replace(split, train=tuple(train), test=tuple(test), how=how, folds_N=fold_numbers(train, None, seed))
+
+
+def _tied(samples: Sequence[Sample], alike_N: NDArray[np.int64]) -> list[Sample]:
+    """The samples with groups that join those they had with those of images that show the same."""
+    root: dict[object, object] = {}
+
+    def find(key: object) -> object:
+        while root.setdefault(key, key) != key:
+            key = root[key]
+        return key
+
+    keys = [("group", s.group) if s.group is not None else ("image", i) for i, s in enumerate(samples)]
+    for key, number in zip(keys, alike_N, strict=True):
+        if number >= 0:
+            root[find(key)] = find(("alike", int(number)))
+    names: dict[object, str] = {}
+    for key, sample in zip(keys, samples, strict=True):
+        name = sample.name if sample.group is None else sample.group
+        names[find(key)] = min(names.get(find(key), name), name)
+    alone = Counter(find(key) for key in keys)
+    return [
+        sample if sample.group is None and alone[find(key)] == 1 else replace(sample, group=names[find(key)])
+        for key, sample in zip(keys, samples, strict=True)
+    ]
 
 
 def fold_numbers(samples: Sequence[Sample], folds: int | None, seed: int) -> NDArray[np.int64]:
@@ -102,17 +145,18 @@ def _sides(samples: Samples, data: Data, seed: int, progress: Progress) -> _Side
     return _Sides(train=train, test=test, how=how, notes=("val serves as the test set, as there is no test part",))
 
 
-def _held_out(samples: Sequence[Sample], data: Data, seed: int) -> _Sides:
-    """Set a share of the images of each class aside."""
+def _held_out(samples: Sequence[Sample], data: Data, seed: int, *, copies: bool = False) -> _Sides:
+    """Set a share of the images of each class aside; `copies`: some groups are of images that show the same."""
     aside = {index for unit in hold_out(make_units(samples, seed), data.test_share) for index in unit.members}
     train = [sample for index, sample in enumerate(samples) if index not in aside]
     grouped = any(sample.group is not None for sample in samples)
+    kept = "copies of an image" if copies else "groups"
     how = (
         f"{count_of(len(aside), 'image')} of {len(samples):,} ({100 * len(aside) / len(samples):.0f} %) held out by class, "
-        f"seed {seed}{', groups kept together' if grouped else ''}; no choice is made by them"
+        f"seed {seed}{f', {kept} kept together' if grouped else ''}; no choice is made by them"
     )
     notes = () if aside else ("too few images to hold any out: scores are cross-validated only",)
-    return _Sides(train=train, test=[samples[index] for index in aside], how=how, notes=notes)
+    return _Sides(train=train, test=[samples[index] for index in aside], how=how, drawn=True, notes=notes)
 
 
 def _separate_test(samples: Samples, data: Data, progress: Progress) -> _Sides:
