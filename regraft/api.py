@@ -36,6 +36,9 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "cache_limit": ((int,), "a whole number of bytes"),
     "start_from": ((str, Path, NoneType), "the folder of a run or None"),
     "head_path": ((str, NoneType), "a dotted path or None"),
+    "max_error": ((float, NoneType), "a share between 0 and 1 or None"),
+    "coverage": ((float, NoneType), "a share between 0 and 1 or None"),
+    "exclude": ((str, Path, NoneType), "a path or None"),
     "out": ((str, Path, NoneType), "a path or None"),
     "cache": ((str, Path, NoneType), "a path or None"),
 }
@@ -60,6 +63,9 @@ def fit(
     tta: bool = False,
     cache_limit: int = 20 * 10**9,
     tensorboard: bool = False,
+    max_error: float | None = None,
+    coverage: float | None = None,
+    exclude: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = Silent(),
@@ -67,12 +73,12 @@ def fit(
     """Fit a classifier on labelled images and write its run folder; `summary` of the result says how good it is.
 
     `data` is a folder of class folders or a CSV or Parquet table; a `Data` says more about how to read it. `test` is "auto"
-    (what `data` says: by default its own test part, else 20 % held out), "none" or another folder or table. `out` is
-    runs/NAME by default, runs/NAME-2 and so on where there are runs already; `overwrite` replaces an earlier run instead.
-    `size` is the input side in pixels. `backbone` is a name, or a network of your own: a module, taken to expect what
-    ImageNet's networks do, or an `Own` that says what it expects. `start_from` is a run whose network this fit starts with:
-    what was trained there goes on being trained, deeper or longer. `resume` goes on with a training that was interrupted in
-    `out`. See `Recipe` for the rest.
+    (what `data` says: by default its own test part, else 20 % held out), "none" or another folder or table. `out` is runs/NAME
+    by default, runs/NAME-2 and so on where there are runs already; `overwrite` replaces an earlier run instead. `size` is the
+    input side in pixels. `backbone` is a name, or a network of your own: a module, taken to expect what ImageNet's networks
+    do, or an `Own` that says what it expects. `start_from` is a run whose network this fit starts with: what was trained there
+    goes on being trained, deeper or longer. `exclude` is a list of images to leave out, as an audit writes it. `resume` goes
+    on with a training that was interrupted in `out`. See `Recipe` for the rest.
 
     Raises a child of RegraftError: DataUnusable, UsageError (with BackboneNotFound and OutputExists), OutOfSpace, NotConverged
     (with Diverged).
@@ -81,10 +87,12 @@ def fit(
     """
     _check_types(data=data, test=test, size=size, seed=seed, strategy=strategy, backbone=backbone, out=out, cache=cache)
     _check_types(trust=trust, head_path=head_path, channels=channels, start_from=start_from, tta=tta, resume=resume)
-    _check_types(tensorboard=tensorboard, cache_limit=cache_limit)
+    _check_types(tensorboard=tensorboard, cache_limit=cache_limit, max_error=max_error, coverage=coverage, exclude=exclude)
     chosen = replace(data, path=Path(data.path)) if isinstance(data, Data) else Data(path=Path(data))
     if test != "auto":
         chosen = replace(chosen, test=test)
+    if exclude is not None:
+        chosen = replace(chosen, exclude=Path(exclude))
     recipe = Recipe(
         data=chosen,
         backbone=Own(module=backbone) if isinstance(backbone, nn.Module) else backbone,
@@ -102,6 +110,8 @@ def fit(
         tta=tta,
         cache_limit=cache_limit,
         tensorboard=tensorboard,
+        max_error=max_error,
+        coverage=coverage,
     )
     place = place_run(chosen.path, None if out is None else Path(out), overwrite=overwrite, resume=resume)
     if place.finished:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,15 @@ from regraft.cache.store import default_folder
 from regraft.data.materialise import on_disk
 from regraft.data.read import read_evaluation
 from regraft.errors import BackboneNotFound, DataUnusable, UsageError
+from regraft.evaluate.abstain import Thresholds, judge_rule
 from regraft.evaluate.metrics import score
+from regraft.evaluate.novelty import Novelty
+from regraft.evaluate.probability import confidences, decisions, known_truth, right, sureness
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device
 from regraft.task.classify import predictions_of, top_classes
-from regraft.train.own_head import OwnHead, attach_own
-from regraft.values import Evaluation, Prediction, Rejected, RunSummary, Sample
+from regraft.train.own_head import OwnHead, attach_own, with_distance
+from regraft.values import AbstainRule, Evaluation, Prediction, Predictions, Rejected, RunSummary, Sample
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,8 +35,10 @@ if TYPE_CHECKING:
 class Fitted:
     """A network with the names of its classes. `head` is linear, one of the user's own, or None: a pretrained network as it is.
 
-    `mirrored`: answers are the mean of those for the image and its mirror image. `folder` is the run it was saved to or loaded
-    from. `summary` tells of the fit, where it happened in this process.
+    `mirrored`: answers are the mean of those for the image and its mirror image. All logits are divided by `temperature`, so
+    that probabilities are calibrated. `novelty` measures how far an image is from those fitted on, where that is known,
+    `thresholds` say when an answer is withheld. `folder` is the run it was saved to or loaded from. `summary` tells of the
+    fit, where it happened in this process.
     """
 
     backbone: Backbone
@@ -41,6 +46,9 @@ class Fitted:
     classes: tuple[str, ...]
     multi_label: bool = False
     mirrored: bool = False
+    temperature: float = 1.0
+    novelty: Novelty | None = None
+    thresholds: Thresholds = field(default_factory=Thresholds)
     folder: Path | None = None
     summary: RunSummary | None = None
     notes: tuple[str, ...] = field(default=())
@@ -51,7 +59,13 @@ class Fitted:
 
     @cached_property
     def _module(self) -> "nn.Module":
-        return self.to_torch()
+        """Gives logits (N, K), and one more column with distances where there are any."""
+        if self.novelty is None or self.head is None:
+            return self.to_torch()
+        return self._with_views(with_distance(self.backbone, self.head, self.novelty, self.temperature))
+
+    def _with_views(self, module: "nn.Module") -> "nn.Module":
+        return BothSides(module).eval() if self.mirrored else module
 
     def to_torch(self) -> "nn.Module":
         """A module in eval mode from preprocessed images (N, 3, H, W) float32 to logits (N, K), sharing nothing with this one.
@@ -61,17 +75,22 @@ class Fitted:
         views (`mirrored`) that network stands within one that shows it both sides.
         """
         if isinstance(self.head, OwnHead):
-            module = attach_own(self.backbone, self.head)
+            module = attach_own(self.backbone, self.head, self.temperature)
         else:
-            module = attach_head(self.backbone, self.head)
-        return BothSides(module).eval() if self.mirrored else module
+            module = attach_head(self.backbone, self.head and self.head.at(self.temperature))
+        return self._with_views(module)
 
     def logits(
         self, samples: Sequence[Sample], *, device: Device = "auto", progress: Progress = Silent()
     ) -> NDArray[np.float64]:
         """(N, K) logits of images that are known to be readable. Raises DataUnusable where one is not any more."""
-        items = [(sample.path, sample.name) for sample in samples]
-        answers = list(logits_of(items, self._module, self.backbone.preprocess, device=device, progress=progress))
+        return self.answers(samples, device=device, progress=progress)[0]
+
+    def answers(
+        self, samples: Sequence[Sample], *, device: Device = "auto", progress: Progress = Silent()
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """`logits` (N, K), and how far the images are from those fitted on (N,), where that is measured."""
+        answers = list(self._ask([(sample.path, sample.name) for sample in samples], device, progress))
         lost = [answer.name for answer in answers if isinstance(answer, Rejected)]
         if lost:
             raise DataUnusable(
@@ -79,7 +98,15 @@ class Fitted:
                 got=f"no longer readable: {', '.join(lost[:5])}",
                 fix="run the same command again",
             )
-        return np.array(answers, np.float64).reshape(len(samples), len(self.classes))
+        return self._parted(answers)
+
+    def _parted(self, answers: Sequence[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        rows = np.array(answers, np.float64).reshape(len(answers), -1 if answers else len(self.classes))
+        logits_NK, rest = rows[:, : len(self.classes)], rows[:, len(self.classes) :]
+        return logits_NK, rest[:, 0] if rest.shape[1] else None
+
+    def _ask(self, items: Sequence[tuple[Path, str]], device: Device, progress: Progress) -> Iterator[NDArray[Any] | Rejected]:
+        return logits_of(items, self._module, self.backbone.preprocess, device=device, progress=progress)
 
     def predict(
         self, paths: Iterable[str | Path], *, top_k: int = 5, device: Device = "auto", progress: Progress = Silent()
@@ -97,13 +124,18 @@ class Fitted:
         items = _checked_paths(paths)
         if not isinstance(top_k, int) or top_k < 1:
             raise UsageError(expected="top_k as a whole number of 1 or more", got=repr(top_k), fix="leave it out for 5")
-        answers = logits_of(items, self._module, self.backbone.preprocess, device=device, progress=progress)
-        for (_, name), logits in zip(items, answers, strict=True):
-            if isinstance(logits, Rejected):
-                yield Prediction(path=name, status="failed", reason=logits.reason)
+        for (_, name), answer in zip(items, self._ask(items, device, progress), strict=True):
+            if isinstance(answer, Rejected):
+                yield Prediction(path=name, status="failed", reason=answer.reason)
             else:
-                top = top_classes(logits[np.newaxis], self.classes, self.multi_label, top_k)[0]
-                yield Prediction(path=name, status="ok", top=top)
+                yield self._prediction(name, answer, top_k)
+
+    def _prediction(self, name: str, answer: NDArray[Any], top_k: int) -> Prediction:
+        logits_1K, rest = answer[np.newaxis, : len(self.classes)], answer[len(self.classes) :]
+        sure = float(sureness(logits_1K, self.multi_label)[0])
+        why = self.thresholds.why(sure, float(rest[0]) if len(rest) else None)
+        top = top_classes(logits_1K, self.classes, self.multi_label, top_k)[0]
+        return Prediction(path=name, status="ok", top=top, abstained=bool(why), why=why)
 
     def evaluate(self, data: Data | str | Path, *, device: Device = "auto", progress: Progress = Silent()) -> Evaluation:
         """Scores on labelled images: a folder of class folders, a table or a torchvision:NAME, its test part if it has parts.
@@ -114,19 +146,25 @@ class Fitted:
         data = on_disk(named, default_folder(), progress=progress)
         samples = read_evaluation(data, self.classes, multi_label=self.multi_label, progress=progress)
         items = [(sample.path, sample.name) for sample in samples.samples]
-        answers = list(logits_of(items, self._module, self.backbone.preprocess, device=device, progress=progress))
+        answers = list(self._ask(items, device, progress))
         good = [i for i, answer in enumerate(answers) if not isinstance(answer, Rejected)]
         if not good:
             raise DataUnusable(expected="images that can be read", got=f"none under {samples.root}", fix="check the folder")
-        predictions = predictions_of(
-            [samples.samples[i] for i in good], self.classes, self.multi_label, np.stack([np.asarray(answers[i]) for i in good])
-        )
+        logits_NK, distance_N = self._parted([answers[i] for i in good])
+        predictions = predictions_of([samples.samples[i] for i in good], self.classes, self.multi_label, logits_NK)
         return Evaluation(
             scores=score(predictions),
             predictions=predictions,
             rejected=(*samples.rejected, *(answer for answer in answers if isinstance(answer, Rejected))),
             notes=samples.notes,
+            abstain=self._withheld(predictions, distance_N),
         )
+
+    def _withheld(self, predictions: Predictions, distance_N: NDArray[np.float64] | None) -> AbstainRule | None:
+        if self.thresholds == Thresholds():
+            return None
+        good = right(known_truth(predictions), decisions(predictions))
+        return judge_rule(self.thresholds, confidences(predictions), distance_N, good, on="these")
 
 
 def _checked_paths(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:

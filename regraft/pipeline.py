@@ -3,9 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from regraft.artifact.save import save_model
 from regraft.artifact.schema import check_class_names
 from regraft.backbone.features import later_stages
+from regraft.backbone.graph import TOKENS
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone
 from regraft.cache.engines import give_back, pick_device
@@ -13,7 +16,7 @@ from regraft.cache.extract import Extracted, extract_features
 from regraft.cache.store import default_folder
 from regraft.clock import Clock
 from regraft.data.materialise import on_disk
-from regraft.data.native import smaller_size, usual_side
+from regraft.data.native import FOR_HEAD, FOR_TRAINING, smaller_size, usual_side
 from regraft.data.read import read_samples
 from regraft.data.split import split_samples
 from regraft.data.thumbnail import thumbnail
@@ -27,6 +30,7 @@ from regraft.report.html import write_report
 from regraft.saved import doubts, fingerprint, load, to_saved, versions
 from regraft.strategies import Auto, Head
 from regraft.task.classify import predictions_of, targets_of
+from regraft.train.caution import caution_of
 from regraft.train.chance import seeded
 from regraft.train.checkpoints import Identity, Resume, asked_of, forget, keepers_in, machine
 from regraft.train.curves import Curves
@@ -94,8 +98,11 @@ def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str
     with clock("scores"):
         if recipe.tta:
             model = replace(model, test_MK=fitted.logits(observed.test, device=recipe.device, progress=progress))
-        test, cross_validation = _predictions(split, observed, model)
+        caution = caution_of(setting, model, max_error=recipe.max_error, coverage=recipe.coverage)
+        fitted = replace(fitted, temperature=caution.temperature, novelty=caution.novelty, thresholds=caution.thresholds)
+        test, cross_validation = _predictions(split, observed, model, caution.temperature)
         summary = _summary(recipe, samples, split, backbone, observed, extracted, model, test, cross_validation, command)
+        summary = replace(summary, calibrated=caution.calibrated, abstain=caution.rule)
     with clock("saving"):
         _save(fitted, summary, data, recipe.seed, out, test, cross_validation)
     summary = replace(summary, run=out, seconds=clock.seconds(), report=out / "report.html")
@@ -132,12 +139,15 @@ def _load(recipe: Recipe, progress: Progress) -> Backbone:
 
 
 def _for_small_images(recipe: Recipe, backbone: Backbone, split: Split, progress: Progress) -> Backbone:
-    """For `auto`, whose time is short, the network at a smaller size where the images are far smaller than it: enlarging them
-    costs steps and tells nothing new."""
-    if not isinstance(recipe.strategy, Auto) or recipe.size is not None or recipe.go_on_from is not None:
+    """The network at a smaller size where the images are far smaller than it: enlarging them further costs time and tells
+    nothing new. For a head, and for `auto`, whose time is short; whoever names what is to be trained gets the network's own
+    size."""
+    if not isinstance(recipe.strategy, Head | Auto) or recipe.size is not None or recipe.go_on_from is not None:
         return backbone
+    if any(stage.layout == TOKENS for stage in backbone.stages):
+        return backbone  # made for one number of tokens
     side = usual_side(split.train)
-    size = smaller_size(side, backbone.preprocess)
+    size = smaller_size(side, backbone.preprocess, FOR_TRAINING if isinstance(recipe.strategy, Auto) else FOR_HEAD)
     if size is None:
         return backbone
     try:
@@ -259,10 +269,15 @@ def fingerprint_of(observed: Observed) -> str:
     return fingerprint(tuple(s.name for s in images), tuple(s.labels for s in images), observed.digests)
 
 
-def _predictions(split: Split, observed: Observed, model: Model) -> tuple[Predictions | None, Predictions]:
+def _predictions(split: Split, observed: Observed, model: Model, temperature: float) -> tuple[Predictions | None, Predictions]:
+    """Calibrated answers for the test images, and for those that judged the model."""
     judged = [observed.train[i] for i in model.judged]
-    test = predictions_of(observed.test, split.classes, split.multi_label, model.test_MK) if observed.test else None
-    return test, predictions_of(judged, split.classes, split.multi_label, model.judged_NK)
+    both = ((observed.test, model.test_MK), (judged, model.judged_NK))
+    test, crossed = (
+        predictions_of(samples, split.classes, split.multi_label, np.asarray(logits_NK / temperature))
+        for samples, logits_NK in both
+    )
+    return test if observed.test else None, crossed
 
 
 def _summary(

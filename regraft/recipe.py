@@ -24,6 +24,19 @@ def check_size(size: int | None) -> None:
         raise UsageError(expected="--size from 16 to 2048 pixels", got=str(size), fix="leave it out for the weights' own size")
 
 
+def check_abstaining(max_error: float | None, coverage: float | None) -> None:
+    """Raise UsageError unless at most one is given, and in its range."""
+    if max_error is not None and coverage is not None:
+        raise UsageError(
+            expected="--max-error or --coverage", got="both", fix="one follows from the other on given images: leave one out"
+        )
+    for option, value, example in (("--max-error", max_error, 0.02), ("--coverage", coverage, 0.9)):
+        if value is not None and not 0 < value < 1:
+            raise UsageError(
+                expected=f"{option} as a share between 0 and 1", got=f"{value:g}", fix=f"give for example {option} {example}"
+            )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
     """Where the labelled images are and how to read them.
@@ -32,7 +45,8 @@ class Data:
     torchvision by name: torchvision:CIFAR10. `test` is "auto" (the data's own test part, else 20 % held out), "none"
     (cross-validation only) or another folder, table or name.
     `columns` name the table's columns; `group_pattern` is a regular expression on an image's name whose first
-    parenthesis (or whole match) is its group: images of one group stay on one side of every split.
+    parenthesis (or whole match) is its group: images of one group stay on one side of every split. `exclude` is a list of
+    images to leave out, as `regraft audit` writes it: a CSV table with the column path and, where some are kept, action.
     """
 
     path: Path
@@ -44,6 +58,7 @@ class Data:
     group_column: str | None = None
     group_pattern: str | None = None
     skip_bad: bool = False
+    exclude: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 1:
@@ -113,7 +128,9 @@ class Recipe:
     otherwise. `channels` are those of the images: 1 (grey), 3 or 4 (RGB and alpha); None is what the backbone was made for.
     `cache` is the feature cache's folder; None is the user's cache folder. `go_on_from` is a run whose network this fit starts
     with, in place of `backbone`. `tta`: answers are the mean of those for the image and its mirror image. `cache_limit` bounds
-    in bytes what is kept of the images for a training. `tensorboard` writes its curves for that, too.
+    in bytes what is kept of the images for a training. `tensorboard` writes its curves for that, too. `max_error` or
+    `coverage` say when the model withholds its answer: where more than that share of its answers would be wrong, or beyond
+    that share of the images; neither: only for images unlike all it was fitted on.
     """
 
     data: Data
@@ -131,8 +148,11 @@ class Recipe:
     tta: bool = False
     cache_limit: int = 20 * 10**9
     tensorboard: bool = False
+    max_error: float | None = None
+    coverage: float | None = None
 
     def __post_init__(self) -> None:
+        check_abstaining(self.max_error, self.coverage)
         one_of("--device", self.device, ("auto", "cpu", "cuda", "mps"))
         check_size(self.size)
         if self.channels not in (None, 1, 3, 4):

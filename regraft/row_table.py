@@ -23,7 +23,10 @@ def write_table(path: Path, rows: Iterable[Prediction], columns: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = [pa.float64() if name.startswith("probability_") else pa.string() for name in column_names(columns)]
+    types = [
+        pa.float64() if name.startswith("probability_") else pa.bool_() if name == "abstained" else pa.string()
+        for name in column_names(columns)
+    ]
     schema = pa.schema(list(zip(column_names(columns), types, strict=True)))
     temporary, source = path.with_name(f".{path.name}.tmp"), iter(rows)
     try:
@@ -44,6 +47,8 @@ def _to_table(rows: list[Prediction], columns: int, schema: "pa.Schema") -> "pa.
         "path": [as_utf8(row.path) for row in rows],
         "status": [row.status for row in rows],
         "reason": [as_utf8(row.reason) or None for row in rows],
+        "abstained": [row.abstained for row in rows],
+        "why": [row.why or None for row in rows],
     }
     for k in range(columns):
         cells[f"class_{k + 1}"] = [as_utf8(row.top[k][0]) if k < len(row.top) else None for row in rows]
@@ -75,4 +80,11 @@ def _from_cells(cells: dict[str, Any]) -> Prediction:
             break
         value = cells[f"probability_{k}"]
         top.append((cells[f"class_{k}"], math.nan if value is None else value))
-    return Prediction(path=cells["path"], status=cells["status"], reason=cells["reason"] or "", top=tuple(top))
+    return Prediction(
+        path=cells["path"],
+        status=cells["status"],
+        reason=cells["reason"] or "",
+        top=tuple(top),
+        abstained=bool(cells["abstained"]),
+        why=cells["why"] or "",
+    )

@@ -19,6 +19,9 @@ from regraft.values import Prediction
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
+FIXED_COLUMNS = ("path", "status", "reason", "abstained", "why")
+
+
 class RowWriter(Protocol):
     """How rows are written: `header`, then one record per prediction."""
 
@@ -48,7 +51,8 @@ def rounded(value: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class JsonRows:
-    """One JSON object per line: path, status, reason (null when ok), predictions [{class, probability}], best first."""
+    """One JSON object per line: path, status, reason (null when ok), predictions [{class, probability}], best first, abstained,
+    why (null where it is answered)."""
 
     header: bytes = b""
     quoted: bool = False
@@ -59,6 +63,8 @@ class JsonRows:
             "status": prediction.status,
             "reason": prediction.reason or None,
             "predictions": [{"class": name, "probability": rounded(value)} for name, value in prediction.top],
+            "abstained": prediction.abstained,
+            "why": prediction.why or None,
         }
         return json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
 
@@ -66,7 +72,14 @@ class JsonRows:
         try:
             row = json.loads(record)
             top = tuple((str(item["class"]), _number(item["probability"])) for item in row["predictions"])
-            return Prediction(path=row["path"], status=_status(row["status"]), reason=row["reason"] or "", top=top)
+            return Prediction(
+                path=row["path"],
+                status=_status(row["status"]),
+                reason=row["reason"] or "",
+                top=top,
+                abstained=row["abstained"] is True,
+                why=row["why"] or "",
+            )
         except (KeyError, TypeError, UnicodeDecodeError) as error:
             raise ValueError(f"not a row: {error}") from None
 
@@ -75,7 +88,8 @@ class JsonRows:
 
 
 class CsvRows:
-    """path, status, reason, then `columns` times class and probability, best first; empty where there is none."""
+    """path, status, reason, abstained ("yes" or empty) and why, then `columns` times class and probability, best first; empty
+    where there is none."""
 
     quoted = True
 
@@ -84,7 +98,7 @@ class CsvRows:
         self.header = _csv_line(column_names(columns))
 
     def encode(self, prediction: Prediction) -> bytes:
-        cells = [prediction.path, prediction.status, prediction.reason]
+        cells = [prediction.path, prediction.status, prediction.reason, "yes" if prediction.abstained else "", prediction.why]
         for name, value in prediction.top[: self.columns]:
             number = rounded(value)
             cells += [name, "" if number is None else repr(number)]
@@ -95,9 +109,11 @@ class CsvRows:
         cells = next(csv.reader([record.decode("utf-8")], strict=True), [])
         if len(cells) != len(column_names(self.columns)):
             raise ValueError(f"not a row: {len(cells)} cells")
-        pairs = zip(cells[3::2], cells[4::2], strict=True)
+        first = len(FIXED_COLUMNS)
+        pairs = zip(cells[first::2], cells[first + 1 :: 2], strict=True)
         top = tuple((name, _number(value or None)) for name, value in pairs if name)
-        return Prediction(path=cells[0], status=_status(cells[1]), reason=cells[2], top=top)
+        path, status, reason, abstained, why = cells[:first]
+        return Prediction(path=path, status=_status(status), reason=reason, top=top, abstained=abstained == "yes", why=why)
 
     def shown_path(self, path: str) -> str:
         return _safe_cell(path)
@@ -106,7 +122,7 @@ class CsvRows:
 def column_names(columns: int) -> list[str]:
     """The columns of CSV and Parquet."""
     pairs = ([f"class_{k}", f"probability_{k}"] for k in range(1, columns + 1))
-    return ["path", "status", "reason", *(name for pair in pairs for name in pair)]
+    return [*FIXED_COLUMNS, *(name for pair in pairs for name in pair)]
 
 
 def as_utf8(text: str) -> str:

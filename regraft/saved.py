@@ -16,9 +16,11 @@ from regraft.artifact.checks import TensorSpec
 from regraft.artifact.load import CONFIG_FILE, SavedModel, load_model, read_object
 from regraft.artifact.schema import (
     MAX_ANSWER,
+    AbstainRecord,
     ArchitectureRecord,
     Config,
     FeaturesRecord,
+    NoveltyRecord,
     PreprocessRecord,
     ScoreRecord,
     ScoresRecord,
@@ -33,12 +35,14 @@ from regraft.backbone.model import Architecture, Backbone
 from regraft.backbone.weights import put_state
 from regraft.data.preprocess import Preprocess
 from regraft.errors import RegraftError, SavedModelRefused, UsageError
+from regraft.evaluate.abstain import Thresholds
+from regraft.evaluate.novelty import Novelty
 from regraft.fitted import Fitted
 from regraft.recipe import Own
 from regraft.train.own_head import MadeBy, OwnHead, fit_in, offer_at
 from regraft.values import RunSummary
 
-_PREFIX, _HEAD, _WEIGHT, _BIAS = "backbone.", "head.", "head.weight", "head.bias"
+_PREFIX, _HEAD, _WEIGHT, _BIAS, _NOVELTY = "backbone.", "head.", "head.weight", "head.bias", "novelty."
 # The same machine gives the same logits; another, or other versions, differ in the fourth digit or later.
 _SAME_ANSWER = 0.01
 _PACKAGES = ("regraft", "torch", "torchvision", "timm", "openvino", "numpy", "pillow", "safetensors")
@@ -60,9 +64,14 @@ def to_saved(fitted: Fitted, summary: RunSummary, *, fingerprint: str, seed: int
     assert fitted.head is not None, "a pretrained network as it is has nothing to save"
     tensors = {_PREFIX + name: value.numpy() for name, value in _kept(fitted.backbone).items()}
     tensors |= _head_tensors(fitted.head)
+    if fitted.novelty is not None:
+        tensors |= {_NOVELTY + name: value for name, value in fitted.novelty.tensors().items()}
     config = Config(
         multi_label=fitted.multi_label,
         mirrored=fitted.mirrored,
+        temperature=fitted.temperature,
+        abstain=_abstain(fitted, summary),
+        novelty=_novelty_record(fitted.novelty),
         classes=fitted.classes,
         architecture=_architecture(fitted),
         weights_digest=fitted.backbone.weights_digest,
@@ -87,6 +96,23 @@ def to_saved(fitted: Fitted, summary: RunSummary, *, fingerprint: str, seed: int
         versions=summary.versions,
     )
     return SavedModel(config=config, tensors=tensors)
+
+
+def _abstain(fitted: Fitted, summary: RunSummary) -> AbstainRecord:
+    asked = summary.abstain
+    return AbstainRecord(
+        confidence=fitted.thresholds.confidence,
+        distance=fitted.thresholds.distance,
+        max_error=asked.max_error if asked else None,
+        coverage=asked.coverage if asked else None,
+    )
+
+
+def _novelty_record(novelty: Novelty | None) -> NoveltyRecord | None:
+    if novelty is None:
+        return None
+    (axes, width), means = novelty.axes_RD.shape, len(novelty.means_MR)
+    return NoveltyRecord(width=width, axes=axes, means=means)
 
 
 def _architecture(fitted: Fitted) -> ArchitectureRecord:
@@ -171,6 +197,9 @@ def load(
         classes=saved.config.classes,
         multi_label=saved.config.multi_label,
         mirrored=saved.config.mirrored,
+        temperature=saved.config.temperature,
+        novelty=_novelty(saved),
+        thresholds=Thresholds(confidence=saved.config.abstain.confidence, distance=saved.config.abstain.distance),
         folder=folder,
         notes=saved.notes,
     )
@@ -228,6 +257,27 @@ def _head(own: OwnHead | None, saved: SavedModel) -> HeadWeights | OwnHead:
     return own
 
 
+def _novelty(saved: SavedModel) -> Novelty | None:
+    if saved.config.novelty is None:
+        return None
+    named = {name.removeprefix(_NOVELTY): _array(v) for name, v in saved.tensors.items() if name.startswith(_NOVELTY)}
+    center, axes, variance, means, usual = (named[name] for name in ("center", "axes", "variance", "means", "usual"))
+    return Novelty(center_D=center, axes_RD=axes, variance_R=variance, means_MR=means, usual_2=usual)
+
+
+def _novelty_specs(record: NoveltyRecord | None) -> dict[str, TensorSpec]:
+    if record is None:
+        return {}
+    shapes = {
+        "center": (record.width,),
+        "axes": (record.axes, record.width),
+        "variance": (record.axes,),
+        "means": (record.means, record.axes),
+        "usual": (2,),
+    }
+    return {_NOVELTY + name: TensorSpec(shape) for name, shape in shapes.items()}
+
+
 def _array(value: object) -> NDArray[np.float32]:
     return np.array(value, np.float32)
 
@@ -276,6 +326,7 @@ def _unnamed(folder: Path, architecture: Architecture) -> SavedModelRefused:
 def _specs(backbone: Backbone, config: Config, own: OwnHead | None) -> dict[str, TensorSpec]:
     """Names, shapes and types of every tensor that a model with this config has."""
     specs = {_PREFIX + name: TensorSpec(tuple(value.shape), _dtype(value)) for name, value in _kept(backbone).items()}
+    specs |= _novelty_specs(config.novelty)
     if own is not None:
         state = own.module.state_dict()
         return specs | {_HEAD + name: TensorSpec(tuple(value.shape), _dtype(value)) for name, value in state.items()}

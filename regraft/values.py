@@ -265,23 +265,68 @@ class Augmented:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """What dividing the logits by `temperature` does to the probabilities of `images` images, named by `on`.
+
+    The temperature comes from out-of-fold logits of training images (of a trained network: those of its validation images).
+    `nll_before` and `nll_after` are in nats per image, `ece_before` and `ece_after` as in `Scores`.
+    """
+
+    temperature: float
+    on: str
+    images: int
+    nll_before: float
+    nll_after: float
+    ece_before: float
+    ece_after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbstainRule:
+    """When no class is answered: below the calibrated `confidence`, or at a novelty `distance` above that one.
+
+    None: that side has no threshold. `max_error` and `coverage` are what was asked for, None where nothing was. The rest is
+    what it does on the images named by `on`: the share `covered` that is answered, `error_answered` among these and `error_all`
+    without the rule.
+    """
+
+    confidence: float | None
+    distance: float | None
+    max_error: float | None
+    coverage: float | None
+    on: str
+    covered: Interval
+    error_answered: Interval
+    error_all: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """The answer for one input: classes with probabilities, best first; or why there is none."""
+    """The answer for one input: classes with probabilities, best first; or why there is none.
+
+    `abstained`: the answer should not be relied on, and `why` says what for; the classes are given all the same.
+    """
 
     path: str
     status: Literal["ok", "failed"]
     reason: str = ""
     top: tuple[tuple[str, float], ...] = ()
+    abstained: bool = False
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Scores on one labelled data set, the predictions they were made from, and what could not be read."""
+    """Scores on one labelled data set, the predictions they were made from, and what could not be read.
+
+    `scores` count every answer; `abstain` says what withholding some does here, where the model does so.
+    """
 
     scores: Scores
     predictions: Predictions
     rejected: tuple[Rejected, ...]
     notes: tuple[str, ...]
+    abstain: AbstainRule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,6 +407,8 @@ class RunSummary:
     history: History | None = None
     compared: tuple[Compared, ...] = ()
     rule: RuleOfThumb | None = None
+    calibrated: Calibrated | None = None
+    abstain: AbstainRule | None = None
 
     @property
     def asked(self) -> str:

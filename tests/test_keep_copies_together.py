@@ -75,7 +75,8 @@ def test_a_test_set_of_the_data_itself_is_left_as_it_is() -> None:
     assert [s.name for s in kept.test] == [s.name for s in split.test]
     where = sides_of(kept)
     assert where["0007.png"] == where["0008.png"]
-    assert where["0000.png"][0] == "test" and where["0001.png"][0] == "train"
+    assert where["0000.png"][0] == "test"
+    assert where["0001.png"][0] == "train"
 
 
 def test_the_order_of_the_files_does_not_matter() -> None:

@@ -27,6 +27,7 @@ _MAX_ATTEMPTS = 3
 # 1 MiB stays in the processor's cache between reading and hashing.
 _BLOCK_BYTES = 2**20
 
+_ALWAYS_ANSWERS = {"confidence": None, "distance": None, "max_error": None, "coverage": None}
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 # From each older format version to the one after it; tests/golden holds a saved model of every version there was.
 MIGRATIONS: dict[int, Migration] = {
@@ -34,6 +35,8 @@ MIGRATIONS: dict[int, Migration] = {
     1: lambda value: value | {"format_version": 2, "architecture": value["architecture"] | {"head_path": None, "answer": None}},
     # Answers that are means over two sides of an image.
     2: lambda value: value | {"format_version": 3, "mirrored": False},
+    # Calibrated probabilities, and when to rather not answer.
+    3: lambda value: value | {"format_version": 4, "temperature": 1.0, "novelty": None, "abstain": dict(_ALWAYS_ANSWERS)},
 }
 
 

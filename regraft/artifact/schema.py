@@ -15,7 +15,7 @@ from regraft.errors import DataUnusable
 from regraft.values import Interval, Scores
 
 FORMAT: Final = "regraft"
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 MAX_CLASSES = 100_000
 MAX_ANSWER = 8
 MAX_CLASS_NAME = 256
@@ -174,6 +174,26 @@ class PreprocessRecord(_Record):
         return self
 
 
+class AbstainRecord(_Record):
+    """When no class is answered: below the probability `confidence` (2: always), or beyond the `distance`; None: no threshold.
+
+    `max_error` and `coverage` are what was asked for, None where nothing was.
+    """
+
+    confidence: Annotated[float, Field(ge=0, le=2)] | None
+    distance: NotNegative | None
+    max_error: Share | None
+    coverage: Share | None
+
+
+class NoveltyRecord(_Record):
+    """The shapes of the tensors that measure how far an image lies from those fitted on: features x axes x class means."""
+
+    width: Annotated[int, Field(ge=1, le=10_000_000)]
+    axes: Annotated[int, Field(ge=1, le=10_000)]
+    means: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
+
+
 class TrainingRecord(_Record):
     """What the model was fitted on and how. `samples` and `test_samples` count images; `split` is a sentence.
 
@@ -252,14 +272,18 @@ class Config(_Record):
     """All of a saved model but its tensors. Raises DataUnusable for class names that cannot be saved.
 
     `classes` are in the order of the logits. `mirrored`: these are the mean of those for the image and its mirror
-    image. `weights_digest` is the SHA-256 of the backbone's original weights.
+    image. What the network with its head gives is divided by `temperature`. `novelty` is None where nothing measures how new an
+    image is. `weights_digest` is the SHA-256 of the backbone's original weights.
     """
 
     format: Literal["regraft"] = FORMAT
-    format_version: Literal[3] = FORMAT_VERSION
+    format_version: Literal[4] = FORMAT_VERSION
     task: Literal["classification"] = "classification"
     multi_label: bool
     mirrored: bool
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)]
+    abstain: AbstainRecord
+    novelty: NoveltyRecord | None
     classes: Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES), FailFast(), AfterValidator(_checked_classes)]
     architecture: ArchitectureRecord
     weights_digest: Sha256

@@ -1,7 +1,7 @@
 """A new head on a network, as one torch module."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from regraft.backbone.features import Features
 from regraft.backbone.head import replace_layer
 from regraft.backbone.model import Backbone, HeadLocation
+from regraft.evaluate.novelty import Novelty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,11 @@ class HeadWeights:
     taps: tuple[str, ...]
     weight_KD: NDArray[np.float32]
     bias_K: NDArray[np.float32]
+
+    def at(self, temperature: float) -> "HeadWeights":
+        """The head whose logits are these, divided by `temperature`."""
+        weight_KD, bias_K = (np.asarray(value / temperature, np.float32) for value in (self.weight_KD, self.bias_K))
+        return replace(self, weight_KD=weight_KD, bias_K=bias_K)
 
     def as_layer(self) -> nn.Linear:
         """The same as a torch layer."""
@@ -40,6 +46,57 @@ class FeaturesAndHead(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.head(self.features(images)))
+
+
+class Distances(nn.Module):
+    """`evaluate.novelty.Novelty` as a layer: features (N, D) -> distances (N, 1)."""
+
+    center: Tensor
+    axes: Tensor
+    variance: Tensor
+    means: Tensor
+    usual: Tensor
+
+    def __init__(self, novelty: Novelty) -> None:
+        super().__init__()
+        for name, array in novelty.tensors().items():
+            self.register_buffer(name, torch.from_numpy(array.copy()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        centred = features - self.center
+        along = centred @ self.axes.T
+        rest = ((centred**2).sum(1) - (along**2).sum(1)).clamp_min(0)
+        scale = torch.rsqrt(self.variance)
+        scaled, means = along * scale, self.means * scale
+        squares = (scaled**2).sum(1, keepdim=True) - 2 * scaled @ means.T + (means**2).sum(1)
+        near = squares.amin(1).clamp_min(0)
+        return torch.sqrt((near / self.usual[0] + rest / self.usual[1]) / 2)[:, None]
+
+
+class WithDistance(nn.Module):
+    """Normalised images (N, C, H, W) -> logits and, as one more column, the distance from known images: (N, K + 1).
+
+    `features` gives what the head reads; its first `width` columns are what the distance is measured on.
+    """
+
+    def __init__(self, features: nn.Module, head: nn.Module, distances: Distances, width: int) -> None:
+        super().__init__()
+        self.features, self.head, self.distances, self.width = features, head, distances, width
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.features(images)
+        return torch.cat([self.head(features), self.distances(features[:, : self.width])], dim=1)
+
+
+class Tempered(nn.Module):
+    """A module whose answers are divided by a temperature."""
+
+    def __init__(self, module: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.module, self.temperature = module, temperature
+
+    def forward(self, value: Tensor) -> Tensor:
+        return cast(Tensor, self.module(value)) / self.temperature
 
 
 class BothSides(nn.Module):

@@ -10,6 +10,7 @@ from regraft.cli.options import (
     DATA_HELP,
     CacheOption,
     DeviceOption,
+    Exclude,
     GroupColumn,
     GroupPattern,
     HeadPath,
@@ -202,6 +203,25 @@ def fit(
             "--cache-size", metavar="SIZE", help="At most so much is kept of the images for one training: 500MB, 20GB."
         ),
     ] = "20GB",
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            "--max-error",
+            metavar="SHARE",
+            help="Withhold answers that are not sure enough, so that at most this share of the others is wrong.",
+            show_default=False,
+        ),
+    ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            "--coverage",
+            metavar="SHARE",
+            help="Withhold the least sure answers, so that about this share of images is answered.",
+            show_default=False,
+        ),
+    ] = None,
+    exclude: Exclude = None,
     group: GroupColumn = None,
     group_pattern: GroupPattern = None,
     path_column: PathColumn = "path",
@@ -233,6 +253,7 @@ def fit(
             group_column=group,
             group_pattern=group_pattern,
             skip_bad=skip_bad,
+            exclude=exclude,
         ),
         backbone=backbone,
         weights=weights,
@@ -265,6 +286,8 @@ def fit(
         tta=tta,
         cache_limit=bytes_of(cache_size),
         tensorboard=tensorboard,
+        max_error=max_error,
+        coverage=coverage,
     )
     _check_resuming(resume, exact=exact, allow_data_change=allow_data_change, overwrite=overwrite)
     place = place_run(data, out, overwrite=overwrite, resume=resume)

@@ -74,6 +74,15 @@ GroupPattern = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Go on without the unreadable images, even if they are more than a tenth.")
 ]
+Exclude = Annotated[
+    Path | None,
+    typer.Option(
+        "--exclude",
+        metavar="FILE",
+        help="Leave out the images of this list, as regraft audit --fix-list writes it; files are not touched.",
+        show_default=False,
+    ),
+]
 
 
 def open_run(run: str, *, backbone: str | None = None, head: str | None = None, trust: bool = False) -> "Fitted":

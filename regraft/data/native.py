@@ -8,7 +8,9 @@ from regraft.data.preprocess import Preprocess
 from regraft.data.problem import Problem
 from regraft.values import Sample
 
-ENLARGED, SMALLEST, STRIDE = 3, 64, 32
+# So many times their own side images are enlarged: for a head on features, and where a network is trained.
+FOR_HEAD, FOR_TRAINING = 5, 3
+SMALLEST, STRIDE = 64, 32
 # Images that are looked at, spread over all.
 _LOOKED_AT = 32
 
@@ -20,14 +22,15 @@ def usual_side(samples: Sequence[Sample]) -> int | None:
     return round(median(sides)) if sides else None
 
 
-def smaller_size(side: int | None, preprocess: Preprocess) -> int | None:
-    """A side in pixels for a network to be trained on images of about `side` pixels; None where its own is right.
+def smaller_size(side: int | None, preprocess: Preprocess, enlarged: int) -> int | None:
+    """A side in pixels for a network to work at with images of about `side` pixels; None where its own is right.
 
-    So many times the images' own side, and in whole steps of what most networks halve their maps by: docs/measurements.md#auto
+    `enlarged` times the images' own side, in whole steps of what most networks halve their maps by:
+    docs/measurements.md#small-images
     """
     if side is None:
         return None
-    size = max(SMALLEST, -(-ENLARGED * side // STRIDE) * STRIDE)
+    size = max(SMALLEST, -(-enlarged * side // STRIDE) * STRIDE)
     return size if size < min(preprocess.height, preprocess.width) else None
 
 

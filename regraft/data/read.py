@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from regraft.data.excluded import read_excluded, without
 from regraft.data.folder import read_folder
 from regraft.data.found import EmptyClass, Found
 from regraft.data.names import count_of, guess, listing, printable, shown
@@ -33,7 +34,10 @@ def read_samples(data: Data, *, progress: Progress = Silent()) -> Samples:
     images in a class), UnknownClass (a class only in val or test), TooManyUnreadable, UsageError.
     """
     data = _with_path(data)
+    excluded = read_excluded(data.exclude) if data.exclude else frozenset()
     found = _read(data)
+    if data.exclude:
+        found = without(found, excluded, data.exclude)
     _check_test_source(data)
     training = training_parts({sample.part for sample in found.samples}, data)
     _check_not_empty(data, found, training)

@@ -65,9 +65,9 @@ def split_samples(samples: Samples, data: Data, seed: int, *, progress: Progress
 def keep_together(split: Split, data: Data, seed: int, alike_N: NDArray[np.int64]) -> Split:
     """The split with images that show the same on one side and in one fold.
 
-    `alike_N` numbers, for each of `[*split.train, *split.test]`, the images that show the same; -1 for one that is alone. Groups
-    that such images tie together become one. Where the data itself says what tests, only the folds are dealt anew: nothing is
-    moved out of a test set that a person has made. Raises DataUnusable as `fold_numbers` does.
+    `alike_N` numbers, for each of `[*split.train, *split.test]`, the images that show the same; -1 for one that is alone.
+    Groups that such images tie together become one. Where the data itself says what tests, only the folds are dealt anew:
+    nothing is moved out of a test set that a person has made. Raises DataUnusable as `fold_numbers` does.
     """
     if not (alike_N >= 0).any():
         return split

@@ -52,11 +52,16 @@ def right(truth: Targets, answers: Targets) -> NDArray[np.bool_]:
 
 
 def confidences(predictions: Predictions) -> NDArray[np.float64]:
+    """(N,) `sureness` of predictions."""
+    return sureness(predictions.logits_NK, predictions.multi_label)
+
+
+def sureness(logits_NK: FloatArray, multi_label: bool) -> NDArray[np.float64]:
     """(N,) probability of the answer; for multi-label data that of its least certain yes or no."""
-    if predictions.multi_label:
-        present_NK = probabilities(predictions.logits_NK, multi_label=True)
+    if multi_label:
+        present_NK = probabilities(logits_NK, multi_label=True)
         return np.asarray(np.maximum(present_NK, 1 - present_NK).min(axis=1), dtype=np.float64)
-    return np.asarray(np.exp(log_probabilities(predictions.logits_NK).max(axis=1)), dtype=np.float64)
+    return np.asarray(np.exp(log_probabilities(logits_NK).max(axis=1)), dtype=np.float64)
 
 
 def known_truth(predictions: Predictions) -> Targets:

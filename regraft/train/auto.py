@@ -31,7 +31,7 @@ from regraft.train.setting import Model, Setting, group_of, lessons_of, right_of
 from regraft.train.tuning import SAMPLE
 from regraft.values import Compared, FloatArray
 
-# Fewer epochs than these are not enough to get anywhere from the solved head: docs/measurements.md#auto
+# Fewer epochs than these are not enough to get anywhere from the solved head: docs/measurements.md#training
 FEWEST_EPOCHS = 3
 MOST_EPOCHS = 30
 # What is left of the time for what is not projected: building caches, judging, saving.

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from regraft.backbone.attach import FeaturesAndHead
+from regraft.backbone.attach import Distances, FeaturesAndHead, HeadWeights, Tempered, WithDistance
 from regraft.backbone.boundary import cut
 from regraft.backbone.features import Features, mean_of
 from regraft.backbone.graph import FLAT, MAP_LAST, TOKENS
@@ -17,6 +17,7 @@ from regraft.backbone.head import replace_layer
 from regraft.backbone.model import Backbone, Boundary, Stage
 from regraft.backbone.own import found_at, importing_from
 from regraft.errors import UsageError, first_line
+from regraft.evaluate.novelty import Novelty
 from regraft.strategies import Head, Strategy
 from regraft.train.chance import seeded
 
@@ -216,12 +217,28 @@ class Averaged(nn.Module):
         return logits.mean(dim=(2, 3)) if logits.dim() == 4 else logits
 
 
-def attach_own(backbone: Backbone, own: OwnHead) -> nn.Module:
-    """Normalised images (N, C, H, W) -> logits (N, K), in eval mode, sharing nothing with either.
+def with_distance(backbone: Backbone, head: HeadWeights | OwnHead, novelty: Novelty, temperature: float) -> nn.Module:
+    """Normalised images (N, C, H, W) -> logits divided by `temperature` and distances (N, K + 1), in eval mode.
+
+    A head of the user's own has to read pooled features: of a map alone nothing measures how new it is.
+    """
+    taps = head.taps if isinstance(head, HeadWeights) else ()
+    features = copy.deepcopy(Features(backbone, taps))
+    if isinstance(head, HeadWeights):
+        layer: nn.Module = head.at(temperature).as_layer()
+    else:
+        layer = Tempered(copy.deepcopy(head.module), temperature)
+    return WithDistance(features, layer, Distances(novelty), features.columns.last_width).eval()
+
+
+def attach_own(backbone: Backbone, own: OwnHead, temperature: float = 1.0) -> nn.Module:
+    """Normalised images (N, C, H, W) -> logits (N, K) divided by `temperature`, in eval mode, sharing nothing with either.
 
     A head on pooled features goes where the network's own was, where that took them as they are.
     """
-    head = copy.deepcopy(own.module)
+    head: nn.Module = copy.deepcopy(own.module)
+    if temperature != 1:
+        head = Tempered(head, temperature)
     if own.stage:
         return FeaturesAndHead(copy.deepcopy(MapOf(backbone, own)), Averaged(head)).eval()
     (place, *others) = backbone.main_heads

@@ -1,0 +1,189 @@
+"""How far a model's answers can be relied on: its temperature, how new an image is to it, and when it had better not answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.backbone.features import Features
+from regraft.cache.answer import logits_of
+from regraft.cache.store import FeatureRows
+from regraft.evaluate.abstain import Thresholds, choose_thresholds, judge_rule
+from regraft.evaluate.calibration import expected_calibration_error
+from regraft.evaluate.novelty import MOST_IMAGES, Novelty, fit_novelty
+from regraft.evaluate.probability import decisions, known_truth, negative_log_likelihoods, right, sureness
+from regraft.evaluate.temperature import fit_temperature
+from regraft.task.classify import predictions_of
+from regraft.train.own_head import OwnHead
+from regraft.train.setting import Model, Setting
+from regraft.values import AbstainRule, Calibrated, FloatArray, Predictions, Sample
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caution:
+    """What goes with a model so that it knows what it does not know. `calibrated` and `rule` say what it is worth."""
+
+    temperature: float
+    novelty: Novelty | None
+    thresholds: Thresholds
+    calibrated: Calibrated
+    rule: AbstainRule
+
+
+def caution_of(setting: Setting, model: Model, *, max_error: float | None = None, coverage: float | None = None) -> Caution:
+    """Everything is chosen on the images in `model.judged`, by answers not fitted to them, and shown on the test images.
+
+    Without test images it is shown on those that chose it.
+    """
+    judged = _predictions(setting, [setting.observed.train[i] for i in model.judged], model.judged_NK)
+    temperature = fit_temperature(judged.logits_NK, known_truth(judged))
+    test = _predictions(setting, setting.observed.test, model.test_MK) if setting.observed.test else None
+    measured = _Measured.of(setting, model)
+    novelty, distance_N = measured.fitted() if measured else (None, None)
+    chosen_by = _Answers.of(judged, temperature, model.judged, measured.train if measured else None, distance_N)
+    thresholds = choose_thresholds(chosen_by.sure, chosen_by.distance, chosen_by.right, max_error=max_error, coverage=coverage)
+    shown, on = chosen_by, "validation" if model.history else "cross-validation"
+    if test is not None:
+        on, rows = "test", np.arange(len(test.names))
+        far_M = novelty.distances(measured.test_features) if novelty and measured else None
+        shown = _Answers.of(test, temperature, rows, measured.test if measured else None, far_M)
+    return Caution(
+        temperature=temperature,
+        novelty=novelty,
+        thresholds=thresholds,
+        calibrated=_calibrated(test or judged, temperature, on),
+        rule=judge_rule(thresholds, shown.sure, shown.distance, shown.right, on=on, max_error=max_error, coverage=coverage),
+    )
+
+
+def _predictions(setting: Setting, samples: Sequence[Sample], logits_NK: FloatArray) -> Predictions:
+    return predictions_of(samples, setting.classes, setting.targets.ndim == 2, logits_NK)
+
+
+def tempered(predictions: Predictions, temperature: float) -> Predictions:
+    """The predictions with their logits divided."""
+    return replace(predictions, logits_NK=predictions.logits_NK / temperature)
+
+
+def _calibrated(raw: Predictions, temperature: float, on: str) -> Calibrated:
+    truth, after = known_truth(raw), tempered(raw, temperature)
+    return Calibrated(
+        temperature=temperature,
+        on=on,
+        images=len(raw.names),
+        nll_before=float(negative_log_likelihoods(raw, truth).mean()),
+        nll_after=float(negative_log_likelihoods(after, truth).mean()),
+        ece_before=expected_calibration_error(raw),
+        ece_after=expected_calibration_error(after),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answers:
+    """Of some images: how sure the answer is, whether it is right, and how new the image is, where that is known."""
+
+    sure: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    distance: NDArray[np.float64] | None
+
+    @classmethod
+    def of(
+        cls,
+        predictions: Predictions,
+        temperature: float,
+        rows: Rows,
+        measured: Rows | None,
+        distance_N: NDArray[np.float64] | None,
+    ) -> "_Answers":
+        """`rows` number the predictions as `measured` numbers the distances; images in both are looked at."""
+        sure = sureness(predictions.logits_NK / temperature, predictions.multi_label)
+        good = right(known_truth(predictions), decisions(predictions))
+        if measured is None or distance_N is None:
+            return cls(sure=sure, right=good, distance=None)
+        _, here, there = np.intersect1d(rows, measured, return_indices=True)
+        return cls(sure=sure[here], right=good[here], distance=distance_N[there])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """What the model's head reads of training images (N, D) and of test images: `train` and `test` are their positions."""
+
+    train: Rows
+    test: Rows
+    train_features: FeatureRows | FloatArray
+    test_features: FeatureRows | FloatArray
+    class_N: Rows
+    folds_N: Rows
+
+    @classmethod
+    def of(cls, setting: Setting, model: Model) -> "_Measured | None":
+        """None where the model's head does not read pooled features."""
+        if isinstance(model.head, OwnHead) and model.head.stage:
+            return None
+        observed, targets = setting.observed, setting.targets
+        train, test = np.arange(len(observed.train)), np.arange(len(observed.test))
+        if model.backbone is setting.backbone:
+            width = setting.extracted.columns.last_width
+            near: FeatureRows | FloatArray = observed.train_features.leading(width)
+            far: FeatureRows | FloatArray = observed.test_features.leading(width)
+        else:
+            train, test = _some(train, model.judged), _some(test)
+            near = _features(setting, model, [observed.train[i] for i in train])
+            far = _features(setting, model, [observed.test[i] for i in test])
+        # Images with several labels have no class mean of their own: one cloud.
+        class_N = targets[train] if targets.ndim == 1 else np.zeros(len(train), np.int64)
+        return cls(
+            train=train,
+            test=test,
+            train_features=near,
+            test_features=far,
+            class_N=class_N.astype(np.int64),
+            folds_N=observed.folds_N[train],
+        )
+
+    def fitted(self) -> tuple[Novelty, NDArray[np.float64]]:
+        """The distance from all of the training images, and of each of them from those of the other folds."""
+        return novelty_of(self.train_features, self.class_N, self.folds_N)
+
+
+def novelty_of(features_ND: FeatureRows | FloatArray, class_N: Rows, folds_N: Rows) -> tuple[Novelty, NDArray[np.float64]]:
+    """The distance from N images with features (N, D), and (N,) that of each image from those of the other folds alone."""
+    parts_N2 = np.zeros((len(class_N), 2))
+    for fold in np.unique(folds_N):
+        others, own = np.flatnonzero(folds_N != fold), np.flatnonzero(folds_N == fold)
+        parts_N2[own] = _fit_on(features_ND, class_N, others).parts(_rows(features_ND, own))
+    usual_2 = np.maximum(np.median(parts_N2, axis=0), 1e-12)
+    novelty = replace(_fit_on(features_ND, class_N, np.arange(len(class_N))), usual_2=usual_2.astype(np.float32))
+    return novelty, np.sqrt((parts_N2 / usual_2).mean(axis=1))
+
+
+def _fit_on(features_ND: FeatureRows | FloatArray, class_N: Rows, rows: Rows) -> Novelty:
+    rows = _some(rows)
+    return fit_novelty(features_ND[rows], class_N[rows])
+
+
+def _rows(features_ND: FeatureRows | FloatArray, rows: Rows) -> FeatureRows | FloatArray:
+    return features_ND.take(rows) if isinstance(features_ND, FeatureRows) else features_ND[rows]
+
+
+def _some(rows: Rows, first: Rows | None = None) -> Rows:
+    """At most MOST_IMAGES of them, evenly spaced: those in `first` before any others."""
+    if len(rows) <= MOST_IMAGES:
+        return rows
+    if first is None or not len(first):
+        return rows[np.linspace(0, len(rows) - 1, MOST_IMAGES).astype(np.int64)]
+    kept = _some(np.asarray(first, np.int64))
+    others = np.setdiff1d(rows, kept)
+    more = others[np.linspace(0, len(others) - 1, MOST_IMAGES - len(kept)).astype(np.int64)]
+    return np.union1d(kept, more)
+
+
+def _features(setting: Setting, model: Model, samples: Sequence[Sample]) -> FloatArray:
+    """(N, D) of what the head of a trained network reads."""
+    features = Features(model.backbone, ())
+    items = [(sample.path, sample.name) for sample in samples]
+    rows = list(logits_of(items, features, model.backbone.preprocess, device=setting.device, progress=setting.progress))
+    return np.array(rows, np.float32).reshape(len(rows), features.columns.last_width)
