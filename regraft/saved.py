@@ -42,7 +42,8 @@ from regraft.recipe import Own
 from regraft.train.own_head import MadeBy, OwnHead, fit_in, offer_at
 from regraft.values import RunSummary
 
-_PREFIX, _HEAD, _WEIGHT, _BIAS, _NOVELTY = "backbone.", "head.", "head.weight", "head.bias", "novelty."
+_PREFIX, _HEAD, _WEIGHT, _BIAS = "backbone.", "head.", "head.weight", "head.bias"
+_AXES, _KNOWN = "novelty.axes", "novelty.known"
 # The same machine gives the same logits; another, or other versions, differ in the fourth digit or later.
 _SAME_ANSWER = 0.01
 _PACKAGES = ("regraft", "torch", "torchvision", "timm", "openvino", "numpy", "pillow", "safetensors")
@@ -65,7 +66,7 @@ def to_saved(fitted: Fitted, summary: RunSummary, *, fingerprint: str, seed: int
     tensors = {_PREFIX + name: value.numpy() for name, value in _kept(fitted.backbone).items()}
     tensors |= _head_tensors(fitted.head)
     if fitted.novelty is not None:
-        tensors |= {_NOVELTY + name: value for name, value in fitted.novelty.tensors().items()}
+        tensors |= {_AXES: fitted.novelty.axes_RD, _KNOWN: fitted.novelty.known_MR}
     config = Config(
         multi_label=fitted.multi_label,
         mirrored=fitted.mirrored,
@@ -111,8 +112,8 @@ def _abstain(fitted: Fitted, summary: RunSummary) -> AbstainRecord:
 def _novelty_record(novelty: Novelty | None) -> NoveltyRecord | None:
     if novelty is None:
         return None
-    (axes, width), means = novelty.axes_RD.shape, len(novelty.means_MR)
-    return NoveltyRecord(width=width, axes=axes, means=means)
+    known, axes = novelty.known_MR.shape
+    return NoveltyRecord(taps=novelty.taps, blocks=novelty.blocks, axes=axes, known=known, usual=novelty.usual)
 
 
 def _architecture(fitted: Fitted) -> ArchitectureRecord:
@@ -258,24 +259,28 @@ def _head(own: OwnHead | None, saved: SavedModel) -> HeadWeights | OwnHead:
 
 
 def _novelty(saved: SavedModel) -> Novelty | None:
-    if saved.config.novelty is None:
+    record = saved.config.novelty
+    if record is None:
         return None
-    named = {name.removeprefix(_NOVELTY): _array(v) for name, v in saved.tensors.items() if name.startswith(_NOVELTY)}
-    center, axes, variance, means, usual = (named[name] for name in ("center", "axes", "variance", "means", "usual"))
-    return Novelty(center_D=center, axes_RD=axes, variance_R=variance, means_MR=means, usual_2=usual)
+    axes_RD, known_MR = (_array(saved.tensors[name]) for name in (_AXES, _KNOWN))
+    return Novelty(taps=record.taps, blocks=record.blocks, axes_RD=axes_RD, known_MR=known_MR, usual=record.usual)
 
 
-def _novelty_specs(record: NoveltyRecord | None) -> dict[str, TensorSpec]:
+def _novelty_specs(record: NoveltyRecord | None, backbone: Backbone, features: FeaturesRecord) -> dict[str, TensorSpec]:
+    """Raises SavedModelRefused where the network does not have the columns that the record says."""
     if record is None:
         return {}
-    shapes = {
-        "center": (record.width,),
-        "axes": (record.axes, record.width),
-        "variance": (record.axes,),
-        "means": (record.means, record.axes),
-        "usual": (2,),
-    }
-    return {_NOVELTY + name: TensorSpec(shape) for name, shape in shapes.items()}
+    known = {stage.name for stage in backbone.stages if stage.layout != FLAT}
+    blocks = Features(backbone, record.taps).columns.blocks if known.issuperset(record.taps) else ()
+    own_map = features.kind == "own" and bool(features.taps)
+    if blocks != record.blocks or own_map or (features.kind == "stages" and features.taps != record.taps):
+        raise SavedModelRefused(
+            expected=f"a measure of new images on features of {backbone.name}",
+            got=f"one on {record.blocks[:5]} columns of {record.taps[:5]}",
+            fix="the file was changed or made by other versions; fit again",
+        )
+    width = sum(record.blocks)
+    return {_AXES: TensorSpec((record.axes, width)), _KNOWN: TensorSpec((record.known, record.axes))}
 
 
 def _array(value: object) -> NDArray[np.float32]:
@@ -326,7 +331,7 @@ def _unnamed(folder: Path, architecture: Architecture) -> SavedModelRefused:
 def _specs(backbone: Backbone, config: Config, own: OwnHead | None) -> dict[str, TensorSpec]:
     """Names, shapes and types of every tensor that a model with this config has."""
     specs = {_PREFIX + name: TensorSpec(tuple(value.shape), _dtype(value)) for name, value in _kept(backbone).items()}
-    specs |= _novelty_specs(config.novelty)
+    specs |= _novelty_specs(config.novelty, backbone, config.features)
     if own is not None:
         state = own.module.state_dict()
         return specs | {_HEAD + name: TensorSpec(tuple(value.shape), _dtype(value)) for name, value in state.items()}

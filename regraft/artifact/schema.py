@@ -187,11 +187,16 @@ class AbstainRecord(_Record):
 
 
 class NoveltyRecord(_Record):
-    """The shapes of the tensors that measure how far an image lies from those fitted on: features x axes x class means."""
+    """How far an image lies from those fitted on: the pooled stages `taps` and the numbers of columns, and the tensors' shapes.
 
-    width: Annotated[int, Field(ge=1, le=10_000_000)]
+    `axes` directions and `known` images; `usual` is the distance that is called 1.
+    """
+
+    taps: Annotated[tuple[NodeName, ...], Field(max_length=1000), FailFast(), AfterValidator(_no_repeats)]
+    blocks: Annotated[tuple[Annotated[int, Field(ge=1, le=10_000_000)], ...], Field(min_length=1, max_length=1001), FailFast()]
     axes: Annotated[int, Field(ge=1, le=10_000)]
-    means: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
+    known: Annotated[int, Field(ge=1, le=1_000_000)]
+    usual: Positive
 
 
 class TrainingRecord(_Record):

@@ -51,32 +51,26 @@ class FeaturesAndHead(nn.Module):
 class Distances(nn.Module):
     """`evaluate.novelty.Novelty` as a layer: features (N, D) -> distances (N, 1)."""
 
-    center: Tensor
     axes: Tensor
-    variance: Tensor
-    means: Tensor
-    usual: Tensor
+    known: Tensor
 
     def __init__(self, novelty: Novelty) -> None:
         super().__init__()
-        for name, array in novelty.tensors().items():
-            self.register_buffer(name, torch.from_numpy(array.copy()))
+        self._blocks, self._usual = novelty.blocks, novelty.usual
+        self.register_buffer("axes", torch.from_numpy(novelty.axes_RD.copy()))
+        self.register_buffer("known", torch.from_numpy(novelty.known_MR.copy()))
 
     def forward(self, features: Tensor) -> Tensor:
-        centred = features - self.center
-        along = centred @ self.axes.T
-        rest = ((centred**2).sum(1) - (along**2).sum(1)).clamp_min(0)
-        scale = torch.rsqrt(self.variance)
-        scaled, means = along * scale, self.means * scale
-        squares = (scaled**2).sum(1, keepdim=True) - 2 * scaled @ means.T + (means**2).sum(1)
-        near = squares.amin(1).clamp_min(0)
-        return torch.sqrt((near / self.usual[0] + rest / self.usual[1]) / 2)[:, None]
+        parts = [part / part.norm(dim=1, keepdim=True).clamp_min(1e-12) for part in torch.split(features, list(self._blocks), dim=1)]
+        along = torch.cat(parts, dim=1) @ self.axes.T / len(parts) ** 0.5
+        distance: Tensor = (1 - (along @ self.known.T).amax(dim=1, keepdim=True)) / self._usual
+        return distance
 
 
 class WithDistance(nn.Module):
     """Normalised images (N, C, H, W) -> logits and, as one more column, the distance from known images: (N, K + 1).
 
-    `features` gives what the head reads; its first `width` columns are what the distance is measured on.
+    The head reads the first `width` of the `features`, the distance is measured on all of them.
     """
 
     def __init__(self, features: nn.Module, head: nn.Module, distances: Distances, width: int) -> None:
@@ -85,7 +79,7 @@ class WithDistance(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.features(images)
-        return torch.cat([self.head(features), self.distances(features[:, : self.width])], dim=1)
+        return torch.cat([self.head(features[:, : self.width]), self.distances(features)], dim=1)
 
 
 class Tempered(nn.Module):

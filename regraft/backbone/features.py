@@ -20,11 +20,15 @@ MAX_POOLED = 4096
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns of a row of features come from where. `last` stands first: columns 0 to `last_width`."""
+    """Which columns of a row of features come from where. `last` stands first: columns 0 to `last_width`.
+
+    `blocks` counts those of the last features, then of each tap.
+    """
 
     taps: tuple[str, ...]
     last_width: int
     width: int
+    blocks: tuple[int, ...]
 
     def width_of(self, features: str) -> int:
         """How many leading columns "last" or "stages" takes."""
@@ -77,7 +81,8 @@ class Features(nn.Module):
         self.prefix = _prefix(backbone, [*inputs, *(stage.node for stage in stages)])
         values = probe(self.prefix, backbone.preprocess)
         last_width = self._last(values).shape[1]
-        self.columns = Columns(tuple(taps), last_width, last_width + sum(pooled(v).shape[1] for v in values[self._inputs :]))
+        blocks = (last_width, *(int(pooled(value).shape[1]) for value in values[self._inputs :]))
+        self.columns = Columns(tuple(taps), last_width, sum(blocks), blocks)
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:

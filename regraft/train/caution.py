@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.backbone.features import Features
+from regraft.backbone.features import Columns, Features
 from regraft.cache.answer import logits_of
 from regraft.cache.store import FeatureRows
 from regraft.evaluate.abstain import Thresholds, choose_thresholds, judge_rule
@@ -109,13 +109,13 @@ class _Answers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Measured:
-    """What the model's head reads of training images (N, D) and of test images: `train` and `test` are their positions."""
+    """What a network gives of training images (N, D) and of test images, as `columns` say; `train` and `test` are positions."""
 
+    columns: Columns
     train: Rows
     test: Rows
     train_features: FeatureRows | FloatArray
     test_features: FeatureRows | FloatArray
-    class_N: Rows
     folds_N: Rows
 
     @classmethod
@@ -123,46 +123,40 @@ class _Measured:
         """None where the model's head does not read pooled features."""
         if isinstance(model.head, OwnHead) and model.head.stage:
             return None
-        observed, targets = setting.observed, setting.targets
+        observed, columns = setting.observed, setting.extracted.columns
         train, test = np.arange(len(observed.train)), np.arange(len(observed.test))
-        if model.backbone is setting.backbone:
-            width = setting.extracted.columns.last_width
-            near: FeatureRows | FloatArray = observed.train_features.leading(width)
-            far: FeatureRows | FloatArray = observed.test_features.leading(width)
-        else:
+        near: FeatureRows | FloatArray = observed.train_features
+        far: FeatureRows | FloatArray = observed.test_features
+        if model.backbone is not setting.backbone:
             train, test = _some(train, model.judged), _some(test)
             near = _features(setting, model, [observed.train[i] for i in train])
             far = _features(setting, model, [observed.test[i] for i in test])
-        # Images with several labels have no class mean of their own: one cloud.
-        class_N = targets[train] if targets.ndim == 1 else np.zeros(len(train), np.int64)
         return cls(
+            columns=columns,
             train=train,
             test=test,
             train_features=near,
             test_features=far,
-            class_N=class_N.astype(np.int64),
             folds_N=observed.folds_N[train],
         )
 
     def fitted(self) -> tuple[Novelty, NDArray[np.float64]]:
         """The distance from all of the training images, and of each of them from those of the other folds."""
-        return novelty_of(self.train_features, self.class_N, self.folds_N)
+        return novelty_of(self.train_features, self.folds_N, self.columns)
 
 
-def novelty_of(features_ND: FeatureRows | FloatArray, class_N: Rows, folds_N: Rows) -> tuple[Novelty, NDArray[np.float64]]:
+def novelty_of(features_ND: FeatureRows | FloatArray, folds_N: Rows, columns: Columns) -> tuple[Novelty, NDArray[np.float64]]:
     """The distance from N images with features (N, D), and (N,) that of each image from those of the other folds alone."""
-    parts_N2 = np.zeros((len(class_N), 2))
+    distance_N = np.zeros(len(folds_N))
     for fold in np.unique(folds_N):
         others, own = np.flatnonzero(folds_N != fold), np.flatnonzero(folds_N == fold)
-        parts_N2[own] = _fit_on(features_ND, class_N, others).parts(_rows(features_ND, own))
-    usual_2 = np.maximum(np.median(parts_N2, axis=0), 1e-12)
-    novelty = replace(_fit_on(features_ND, class_N, np.arange(len(class_N))), usual_2=usual_2.astype(np.float32))
-    return novelty, np.sqrt((parts_N2 / usual_2).mean(axis=1))
+        distance_N[own] = _fit_on(features_ND, others, columns).distances(_rows(features_ND, own))
+    usual = max(float(np.median(distance_N)), 1e-6)
+    return replace(_fit_on(features_ND, np.arange(len(folds_N)), columns), usual=usual), distance_N / usual
 
 
-def _fit_on(features_ND: FeatureRows | FloatArray, class_N: Rows, rows: Rows) -> Novelty:
-    rows = _some(rows)
-    return fit_novelty(features_ND[rows], class_N[rows])
+def _fit_on(features_ND: FeatureRows | FloatArray, rows: Rows, columns: Columns) -> Novelty:
+    return fit_novelty(features_ND[_some(rows)], columns.taps, columns.blocks)
 
 
 def _rows(features_ND: FeatureRows | FloatArray, rows: Rows) -> FeatureRows | FloatArray:
@@ -182,8 +176,8 @@ def _some(rows: Rows, first: Rows | None = None) -> Rows:
 
 
 def _features(setting: Setting, model: Model, samples: Sequence[Sample]) -> FloatArray:
-    """(N, D) of what the head of a trained network reads."""
-    features = Features(model.backbone, ())
+    """(N, D) of a trained network, the columns of the features that were extracted before."""
+    features = Features(model.backbone, setting.extracted.columns.taps)
     items = [(sample.path, sample.name) for sample in samples]
     rows = list(logits_of(items, features, model.backbone.preprocess, device=setting.device, progress=setting.progress))
-    return np.array(rows, np.float32).reshape(len(rows), features.columns.last_width)
+    return np.array(rows, np.float32).reshape(len(rows), features.columns.width)

@@ -220,14 +220,13 @@ class Averaged(nn.Module):
 def with_distance(backbone: Backbone, head: HeadWeights | OwnHead, novelty: Novelty, temperature: float) -> nn.Module:
     """Normalised images (N, C, H, W) -> logits divided by `temperature` and distances (N, K + 1), in eval mode.
 
-    A head of the user's own has to read pooled features: of a map alone nothing measures how new it is.
+    A head of the user's own has to read pooled features: a map alone would need a second pass.
     """
-    taps = head.taps if isinstance(head, HeadWeights) else ()
-    features = copy.deepcopy(Features(backbone, taps))
+    features = copy.deepcopy(Features(backbone, novelty.taps))
     if isinstance(head, HeadWeights):
         layer: nn.Module = head.at(temperature).as_layer()
-    else:
-        layer = Tempered(copy.deepcopy(head.module), temperature)
+        return WithDistance(features, layer, Distances(novelty), head.weight_KD.shape[1]).eval()
+    layer = Tempered(copy.deepcopy(head.module), temperature)
     return WithDistance(features, layer, Distances(novelty), features.columns.last_width).eval()
 
 

@@ -37,6 +37,7 @@ from regraft.artifact import (
     save_model,
 )
 from regraft.artifact.canonical import canonical, checksum
+from regraft.artifact.schema import AbstainRecord
 
 WIDTH = 6
 CLASSES = ("cat", "dog", "Écureuil", "../<script>")
@@ -47,6 +48,9 @@ def small_config(**changes: Any) -> Config:
     fields: dict[str, Any] = {
         "multi_label": False,
         "mirrored": False,
+        "temperature": 1.0,
+        "abstain": AbstainRecord(confidence=None, distance=None, max_error=None, coverage=None),
+        "novelty": None,
         "classes": CLASSES,
         "architecture": ArchitectureRecord(source="builtin", name="efficientnet_lite0", head_path=None, answer=None),
         "weights_digest": "ab" * 32,

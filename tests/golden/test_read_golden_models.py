@@ -22,11 +22,15 @@ WRITTEN = {
     "model-v2/model.safetensors": "ed9547ad980daec9656d75ff3096b6f3a05aa592434cef81e5578b6fdd1b74f6",
     "model-v3/config.json": "15fd41a6eacebe3f7204fa1ea23cafd55cf4a85d0c2cb4b0f390e41952362eb5",
     "model-v3/model.safetensors": "ed9547ad980daec9656d75ff3096b6f3a05aa592434cef81e5578b6fdd1b74f6",
+    "model-v4/config.json": "553e4e2579b4eaf9cddfab82d6febb1729bf624e95af83fcf8eff5880f29912f",
+    "model-v4/model.safetensors": "b778d70075c257c9471ea3ef2a94218e1c344d22a8abe04a2853366f8ed7fcc7",
 }
 
 
 def specs(config: Config) -> dict[str, TensorSpec]:
-    return {
+    record = config.novelty
+    novelty = {} if record is None else {"axes": (record.axes, sum(record.blocks)), "known": (record.known, record.axes)}
+    return {f"novelty.{name}": TensorSpec(shape) for name, shape in novelty.items()} | {
         "backbone.bn.num_batches_tracked": TensorSpec((), "int64"),
         "backbone.conv.weight": TensorSpec((2, 3, 1, 1)),
         "head.bias": TensorSpec((len(config.classes),)),
@@ -47,6 +51,9 @@ def test_every_format_version_still_loads(version: int) -> None:
     assert loaded.config.architecture.head_path is None
     # What a format did not know of yet is as it was then.
     assert loaded.config.mirrored == (version >= 3)
+    assert loaded.config.temperature == (1.25 if version >= 4 else 1.0)
+    assert loaded.config.abstain.confidence == (0.625 if version >= 4 else None)
+    assert (loaded.config.novelty is not None) == (version >= 4)
     assert loaded.config.preprocess.crop_share == 0.875
     assert loaded.config.training.l2 == 1e-05
     assert loaded.config.scores.test is not None
