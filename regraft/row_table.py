@@ -47,12 +47,11 @@ def _to_table(rows: list[Prediction], columns: int, schema: "pa.Schema") -> "pa.
         "path": [as_utf8(row.path) for row in rows],
         "status": [row.status for row in rows],
         "reason": [as_utf8(row.reason) or None for row in rows],
-        "abstained": [row.abstained for row in rows],
-        "why": [row.why or None for row in rows],
     }
     for k in range(columns):
         cells[f"class_{k + 1}"] = [as_utf8(row.top[k][0]) if k < len(row.top) else None for row in rows]
         cells[f"probability_{k + 1}"] = [rounded(row.top[k][1]) if k < len(row.top) else None for row in rows]
+    cells |= {"abstained": [row.abstained for row in rows], "why": [row.why or None for row in rows]}
     return pa.table(cells, schema=schema)
 
 

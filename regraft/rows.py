@@ -19,7 +19,7 @@ from regraft.values import Prediction
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-FIXED_COLUMNS = ("path", "status", "reason", "abstained", "why")
+_FIRST, _LAST = ("path", "status", "reason"), ("abstained", "why")
 
 
 class RowWriter(Protocol):
@@ -88,8 +88,7 @@ class JsonRows:
 
 
 class CsvRows:
-    """path, status, reason, abstained ("yes" or empty) and why, then `columns` times class and probability, best first; empty
-    where there is none."""
+    """path, status, reason, then `columns` times class and probability, best first, then abstained ("yes" or empty) and why."""
 
     quoted = True
 
@@ -98,21 +97,20 @@ class CsvRows:
         self.header = _csv_line(column_names(columns))
 
     def encode(self, prediction: Prediction) -> bytes:
-        cells = [prediction.path, prediction.status, prediction.reason, "yes" if prediction.abstained else "", prediction.why]
+        cells = [prediction.path, prediction.status, prediction.reason]
         for name, value in prediction.top[: self.columns]:
             number = rounded(value)
             cells += [name, "" if number is None else repr(number)]
-        cells += [""] * (len(column_names(self.columns)) - len(cells))
-        return _csv_line(cells)
+        cells += [""] * (len(_FIRST) + 2 * self.columns - len(cells))
+        return _csv_line([*cells, "yes" if prediction.abstained else "", prediction.why])
 
     def decode(self, record: bytes) -> Prediction:
         cells = next(csv.reader([record.decode("utf-8")], strict=True), [])
         if len(cells) != len(column_names(self.columns)):
             raise ValueError(f"not a row: {len(cells)} cells")
-        first = len(FIXED_COLUMNS)
-        pairs = zip(cells[first::2], cells[first + 1 :: 2], strict=True)
+        path, status, reason, *answers, abstained, why = cells
+        pairs = zip(answers[::2], answers[1::2], strict=True)
         top = tuple((name, _number(value or None)) for name, value in pairs if name)
-        path, status, reason, abstained, why = cells[:first]
         return Prediction(path=path, status=_status(status), reason=reason, top=top, abstained=abstained == "yes", why=why)
 
     def shown_path(self, path: str) -> str:
@@ -122,7 +120,7 @@ class CsvRows:
 def column_names(columns: int) -> list[str]:
     """The columns of CSV and Parquet."""
     pairs = ([f"class_{k}", f"probability_{k}"] for k in range(1, columns + 1))
-    return [*FIXED_COLUMNS, *(name for pair in pairs for name in pair)]
+    return [*_FIRST, *(name for pair in pairs for name in pair), *_LAST]
 
 
 def as_utf8(text: str) -> str:

@@ -299,17 +299,17 @@ def test_no_field_of_the_config_may_be_missing(run: Path, name: str) -> None:
 
 def test_a_newer_format_says_which_version_it_needs(run: Path) -> None:
     def newer(value: dict[str, Any]) -> None:
-        value |= {"format_version": 4, "abstain": {"threshold": 0.3}}
+        value |= {"format_version": 5, "abstain": {"threshold": 0.3}}
         value["versions"]["regraft"] = "0.9.0"
 
     reseal(run, newer)
-    error = refuses(run, "4, which needs regraft >= 0.9.0")
+    error = refuses(run, "5, which needs regraft >= 0.9.0")
     assert error.fix == "pip install --upgrade 'regraft>=0.9.0'"
 
 
 @pytest.mark.parametrize("writer", ["1; rm -rf /", "x" * 100, 3, None, "1\n2"])
 def test_a_newer_format_of_a_doubtful_writer_says_so_plainly(run: Path, writer: object) -> None:
-    reseal(run, lambda value: value.update(format_version=4, versions={"regraft": writer}))
+    reseal(run, lambda value: value.update(format_version=5, versions={"regraft": writer}))
     assert refuses(run, "which needs regraft >=").fix == "pip install --upgrade 'regraft'"
 
 
@@ -317,13 +317,14 @@ def test_an_older_format_is_migrated_with_a_note(run: Path, monkeypatch: pytest.
     def older(value: dict[str, Any]) -> None:
         value["labels"] = value.pop("classes")
         value["format_version"] = 0
+        del value["temperature"], value["abstain"], value["novelty"]
 
     def migrate(value: dict[str, Any]) -> dict[str, Any]:
         rest = {name: item for name, item in value.items() if name != "labels"}
         return rest | {"classes": value["labels"], "format_version": 1}
 
     reseal(run, older)
-    refuses(run, "up to 3")
+    refuses(run, "up to 4")
     monkeypatch.setitem(load_module.MIGRATIONS, 0, migrate)
     loaded = load_model(run, expected=small_specs)
     assert loaded.config.classes == CLASSES

@@ -62,16 +62,23 @@ def test_json_lines_keep_every_name() -> None:
     names = [*NASTY, os.fsdecode(b"caf\xe9.jpg"), "\u2028.jpg"]
     lines = b"".join(JsonRows().encode(answer(name)) for name in names).decode("ascii").splitlines()
     assert [json.loads(line)["path"] for line in lines] == names
-    assert set(json.loads(lines[0])) == {"path", "status", "reason", "predictions"}
+    assert set(json.loads(lines[0])) == {"path", "status", "reason", "predictions", "abstained", "why"}
 
 
 def test_undefined_probabilities_are_null_not_nan() -> None:
     row = Prediction(path="a", status="ok", top=(("cat", math.nan),))
     line = JsonRows().encode(row)
     assert json.loads(line)["predictions"] == [{"class": "cat", "probability": None}]
-    assert CsvRows(1).encode(row) == b"a,ok,,cat,\n"
+    assert CsvRows(1).encode(row) == b"a,ok,,cat,,,\n"
     assert math.isnan(JsonRows().decode(line).top[0][1])
-    assert math.isnan(CsvRows(1).decode(b"a,ok,,cat,\n").top[0][1])
+    assert math.isnan(CsvRows(1).decode(b"a,ok,,cat,,,\n").top[0][1])
+
+
+@pytest.mark.parametrize("form", [CsvRows(1), CsvRows(2), JsonRows()])
+@pytest.mark.parametrize("why", ["", "not sure enough", 'unlike, "them"'])
+def test_a_withheld_answer_reads_back(form: CsvRows | JsonRows, why: str) -> None:
+    row = Prediction(path="a.jpg", status="ok", top=(("cat", 0.5),), abstained=bool(why), why=why)
+    assert form.decode(form.encode(row)) == row
 
 
 @pytest.mark.parametrize("form", [CsvRows(2), JsonRows()])

@@ -61,10 +61,15 @@ class Distances(nn.Module):
         self.register_buffer("known", torch.from_numpy(novelty.known_MR.copy()))
 
     def forward(self, features: Tensor) -> Tensor:
-        parts = [part / part.norm(dim=1, keepdim=True).clamp_min(1e-12) for part in torch.split(features, list(self._blocks), dim=1)]
+        parts = [part / part.norm(dim=1, keepdim=True).clamp_min(1e-12) for part in self._parts(features)]
+            part / part.norm(dim=1, keepdim=True).clamp_min(1e-12) for part in torch.split(features, list(self._blocks), dim=1)
+        ]
         along = torch.cat(parts, dim=1) @ self.axes.T / len(parts) ** 0.5
         distance: Tensor = (1 - (along @ self.known.T).amax(dim=1, keepdim=True)) / self._usual
         return distance
+
+    def _parts(self, features: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(features, list(self._blocks), dim=1)
 
 
 class WithDistance(nn.Module):
