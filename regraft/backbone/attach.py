@@ -62,8 +62,6 @@ class Distances(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         parts = [part / part.norm(dim=1, keepdim=True).clamp_min(1e-12) for part in self._parts(features)]
-            part / part.norm(dim=1, keepdim=True).clamp_min(1e-12) for part in torch.split(features, list(self._blocks), dim=1)
-        ]
         along = torch.cat(parts, dim=1) @ self.axes.T / len(parts) ** 0.5
         distance: Tensor = (1 - (along @ self.known.T).amax(dim=1, keepdim=True)) / self._usual
         return distance

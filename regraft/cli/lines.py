@@ -26,7 +26,8 @@ class PredictionLines:
         cells = (
             f"{percent(value):>7} {padded(self._shown(name), self._width)}" for name, value in prediction.top[: self._columns]
         )
-        return f"{path}  {'  '.join(cells)}".rstrip().encode() + b"\n"
+        withheld = f"none of these ({prediction.why}); else " if prediction.abstained else ""
+        return f"{path}  {withheld}{'  '.join(cells)}".rstrip().encode() + b"\n"
 
     def _shown(self, name: str) -> str:
         return self._names.get(name) or printable(name)
