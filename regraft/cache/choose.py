@@ -60,7 +60,7 @@ def choose_engine(
     spread = [samples[i] for i in np.linspace(0, len(samples) - 1, min(len(samples), _SAMPLE)).astype(int)]
     ready = {
         sample.path: item
-        for sample, item in zip(spread, load_images([(s.path, s.name) for s in spread], preprocess), strict=True)
+        for sample, item in zip(spread, load_images([(s.path, s.name) for s in spread], preprocess, looked=()), strict=True)
         if isinstance(item, Loaded)
     }
     pixels = [item.pixels for item in ready.values() if item.pixels is not None] or [np.zeros(shape[1:], np.uint8)]

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +20,9 @@ from regraft.backbone.model import Backbone, Boundary
 from regraft.cache.choose import Chosen, choose_engine
 from regraft.cache.engines import Network, Pixels, pick_device
 from regraft.cache.store import BYTES, FLOATS, HALVES, FeatureRows, Table
-from regraft.cache.stream import Row, batch_on, load_images, run_images
+from regraft.cache.stream import Loaded, Row, batch_on, load_images, run_images
+from regraft.data.look import LOOK
+from regraft.data.look import VERSION as LOOK_VERSION
 from regraft.data.preprocess import Preprocess
 from regraft.errors import DataUnusable, TooManyUnreadable
 from regraft.progress import Progress, Silent
@@ -28,6 +30,7 @@ from regraft.values import EngineTiming, Rejected, Sample
 
 # Rows are written together, until they are so many or take so many bytes.
 _WRITE_ROWS, _WRITE_BYTES = 256, 64 << 20
+_LOOKS = {"backbone": "looks", "engine": f"version {LOOK_VERSION}"}
 # What decides the pixels that a network gets; its mean and deviation come after them.
 _OF_PIXELS = ("height", "width", "fit", "crop_share", "interpolation", "background")
 
@@ -36,7 +39,8 @@ _OF_PIXELS = ("height", "width", "fit", "crop_share", "interpolation", "backgrou
 class Extracted:
     """Features of the images that could be read.
 
-    `features` is (M, D), still on disk, in `table`; `kept_M` are the positions of its rows among the samples, `digests` the
+    `features` is (M, D), still on disk, in `table`; `looks` are the bytes of each image's look (`data.look`), where they were
+    wanted; `kept_M` are the positions of its rows among the samples, `digests` the
     SHA-256 of their files; `columns` says what stands where. `hits` were in the cache, `misses` were decoded. `seconds` is
     the whole pass, choosing the engine included.
     """
@@ -52,6 +56,20 @@ class Extracted:
     hits: int
     misses: int
     seconds: float
+    looks: FeatureRows | None = None
+
+    def reordered(self, order: NDArray[np.int64]) -> "Extracted":
+        """The same for the samples in another order: `order` gives for each its position in this one's."""
+        row_of = {int(position): row for row, position in enumerate(self.kept_M)}
+        kept = np.array([new for new, old in enumerate(order) if int(old) in row_of], np.int64)
+        rows = np.array([row_of[int(order[new])] for new in kept], np.int64)
+        return replace(
+            self,
+            features=self.features.take(rows),
+            looks=None if self.looks is None else self.looks.take(rows),
+            kept_M=kept,
+            digests=tuple(self.digests[row] for row in rows),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +106,10 @@ def extract_features(
     cache: Path,
     device: str = "auto",
     most_rejected: int | None = None,
+    with_looks: bool = False,
     progress: Progress = Silent(),
 ) -> Extracted:
-    """Features of every sample, from the cache or from one pass through the network.
+    """Features of every sample, and its look where they are wanted, from the cache or from one pass through the network.
 
     Images that turn out unreadable are in `rejected`. Raises TooManyUnreadable as soon as there are more than
     `most_rejected`, OutOfSpace when the cache cannot be written; what was computed before stays in the cache.
@@ -100,8 +119,12 @@ def extract_features(
     network = network_of(backbone, features, cache)
     where = pick_device(device)
     chosen = choose_engine(network, samples, backbone.preprocess, where, progress)
-    with closing(Table.open(cache, _key(backbone, features.columns, chosen.name), features.columns.width)) as table:
-        results, digests, misses = _run(samples, table, chosen, backbone.preprocess, where, most_rejected, progress)
+    with (
+        closing(Table.open(cache, _key(backbone, features.columns, chosen.name), features.columns.width)) as table,
+        closing(Table.open(cache, _LOOKS, LOOK.itemsize, BYTES)) as seen,
+    ):
+        looks = _Looks(seen) if with_looks else None
+        results, digests, misses = _run(samples, table, chosen, backbone.preprocess, where, most_rejected, progress, looks)
     stored = [row for row in results if isinstance(row, int)]
     return Extracted(
         features=table.rows(stored),
@@ -115,6 +138,7 @@ def extract_features(
         hits=len(stored) - misses,
         misses=misses,
         seconds=time.perf_counter() - start,
+        looks=looks.rows(digests) if looks else None,
     )
 
 
@@ -234,6 +258,7 @@ def _run(
     device: str,
     most_rejected: int | None,
     progress: Progress,
+    looks: "_Looks | None" = None,
 ) -> tuple[list[int | Rejected], list[bytes], int]:
     """For each sample its row in the table or why it has none; digests of those with one; how many were new."""
     known = table.lookup()
@@ -241,7 +266,10 @@ def _run(
     fresh: list[tuple[int, Row]] = []
     rejected: list[Rejected] = []
     digests: list[bytes] = []
-    images = load_images(((s.path, s.name) for s in samples), preprocess, known, chosen.ready)
+    items = ((s.path, s.name) for s in samples)
+    images = load_images(items, preprocess, known, chosen.ready, looks.known if looks else None)
+    if looks:
+        images = looks.noting(images)
     misses, most_held = 0, max(1, min(_WRITE_ROWS, _WRITE_BYTES // (table.width * table.dtype.itemsize)))
 
     def flush() -> None:
@@ -271,6 +299,35 @@ def _run(
         if fresh:
             flush()
     return results, digests, misses
+
+
+class _Looks:
+    """The looks of images as they come by, kept in a table."""
+
+    def __init__(self, table: Table) -> None:
+        self.table, self.known = table, table.lookup()
+
+    def noting(self, images: Iterator[Loaded | Rejected]) -> Iterator[Loaded | Rejected]:
+        """The same images; the looks that they bring along are written down."""
+        fresh: dict[bytes, NDArray[np.void]] = {}
+        with closing(cast(Generator[Loaded | Rejected], images)):
+            for item in images:
+                if isinstance(item, Loaded) and item.look is not None and item.digest not in self.known:
+                    fresh[item.digest] = item.look
+                if len(fresh) == _WRITE_ROWS:
+                    self._write(fresh)
+                yield item
+        self._write(fresh)
+
+    def _write(self, fresh: dict[bytes, NDArray[np.void]]) -> None:
+        if fresh:
+            self.table.append(list(fresh), np.stack([np.frombuffer(look.tobytes(), np.uint8) for look in fresh.values()]))
+            fresh.clear()
+
+    def rows(self, digests: Sequence[bytes]) -> FeatureRows:
+        """The looks of these images, still on disk."""
+        stored = self.table.lookup(check=False)
+        return self.table.rows([stored[digest] for digest in digests])
 
 
 def _stop_if_too_many(rejected: Sequence[Rejected], most: int | None) -> None:

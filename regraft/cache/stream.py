@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.cache.engines import Engine
-from regraft.data.decode import load_pixels, read_image
+from regraft.data.decode import load_pixels, load_pixels_and_look, read_image
 from regraft.data.preprocess import Preprocess
 from regraft.errors import ImageRejected
 from regraft.values import Rejected
@@ -30,10 +30,11 @@ AHEAD = 8
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One image read: its digest, and its pixels unless they were `known`."""
+    """One image read: its digest, its pixels unless they were `known`, and its look (`data.look`) where that was wanted."""
 
     digest: bytes
     pixels: NDArray[np.uint8] | None
+    look: NDArray[np.void] | None = None
 
 
 def decoding_threads() -> int:
@@ -41,12 +42,20 @@ def decoding_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def load_image(path: Path, name: str, preprocess: Preprocess, known: Container[bytes]) -> Loaded | Rejected:
-    """Read one file once; decode it unless its content is known."""
+def load_image(
+    path: Path, name: str, preprocess: Preprocess, known: Container[bytes], looked: Container[bytes] | None = None
+) -> Loaded | Rejected:
+    """Read one file once; decode it at most once, and not where all that is wanted is known.
+
+    `looked` holds the digests of images whose look is known; None: looks are not wanted.
+    """
     try:
         data = read_image(path, name)
         digest = hashlib.sha256(data).digest()
-        return Loaded(digest, None if digest in known else load_pixels(data, preprocess, name))
+        if looked is None or digest in looked:
+            return Loaded(digest, None if digest in known else load_pixels(data, preprocess, name))
+        pixels, look = load_pixels_and_look(data, preprocess, name)
+        return Loaded(digest, None if digest in known else pixels, look)
     except ImageRejected as error:
         return Rejected(path=path, name=name, code=error.code, reason=error.got.removeprefix(f"{name}: "))
 
@@ -56,11 +65,12 @@ def load_images(
     preprocess: Preprocess,
     known: Container[bytes] = (),
     ready: Mapping[Path, Loaded] = MappingProxyType({}),
+    looked: Container[bytes] | None = None,
 ) -> Iterator[Loaded | Rejected]:
     """Every image in order, decoded on threads, a bounded number ahead of whoever asks. Those in `ready` are not read again."""
 
     def load(item: tuple[Path, str]) -> Loaded | Rejected:
-        return ready.get(item[0]) or load_image(*item, preprocess, known)
+        return ready.get(item[0]) or load_image(*item, preprocess, known, looked)
 
     waiting: deque[Future[Loaded | Rejected]] = deque()
     source = iter(items)
