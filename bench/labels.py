@@ -87,7 +87,7 @@ def rankings(seen: Predictions) -> dict[str, NDArray[np.float64]]:
 
 
 def confident_learning(seen: Predictions) -> tuple[NDArray[np.bool_], float]:
-    """Off the diagonal of the confident joint (Northcutt et al., 2021): which images, and how many labels it takes for wrong."""
+    """Off the diagonal of the confident joint (Northcutt et al., 2021): which images, and how many labels are wrong by it."""
     targets, classes = seen.targets, len(seen.classes)
     assert targets is not None
     chances = np.exp(log_probabilities(seen.logits_NK))

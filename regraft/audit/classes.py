@@ -23,9 +23,9 @@ def mixed_classes(predictions: Predictions) -> tuple[Mixed, ...]:
 
     Shown one image of each, which is which? The share of such pairs that is answered right (by the difference of the two
     logits, ties half: the area under the ROC curve) does not depend on how many images each class has, nor on what the answers
-    lean to. Two classes are mixed where the upper end of its 95 % interval (DeLong et al., 1988) stays below 3/4. Several labels per
-    image: of images that have one of the two and not the other. Classes with fewer than 10 such images are left out. Raises
-    DataUnusable without known labels.
+    lean to. Two classes are mixed where the upper end of its 95 % interval (DeLong et al., 1988) stays below 3/4. Several
+    labels per image: of images that have one of the two and not the other. Classes with fewer than 10 such images are left out.
+    Raises DataUnusable without known labels.
     """
     truth, logits_NK = known_truth(predictions), predictions.logits_NK
     found = [

@@ -29,8 +29,8 @@ def find_oddities(
     Sizes are in pixels, `contrast_N` is the standard deviation of grey, 0 to 255, and `sharpness_N` any measure of fine detail
     that does not depend on contrast, larger for sharper. Tiny: fewer than 32 x 32 pixels, and a quarter of the usual side or
     less. Blank: a contrast below 2. Extreme shape: four times as long as wide or more, and three times the usual proportion.
-    Blurred: a tenth of the usual sharpness or less, and far below the rest (`spread.beyond`). All but blank ones are measured by
-    the set, so that images which are all small or all soft are not odd.
+    Blurred: a tenth of the usual sharpness or less, and far below the rest (`spread.beyond`). All but blank ones are measured
+    by the set, so that images which are all small or all soft are not odd.
     """
     width_N, height_N = width_N.astype(np.float64), height_N.astype(np.float64)
     contrast_N, sharpness_N = contrast_N.astype(np.float64), sharpness_N.astype(np.float64)
