@@ -101,11 +101,11 @@ def test_equal_images_are_not_odd() -> None:
 
 
 @pytest.mark.parametrize("size", [20, 60, 500, 5000])
-def test_one_set_in_twenty_or_fewer_has_something_beyond_by_chance(size: int) -> None:
+def test_few_sets_have_something_beyond_by_chance(size: int) -> None:
     rng = np.random.default_rng(5)
     draws = np.exp(rng.normal(0, 0.5, (400, size)))
     for side in (-1, 1):
-        assert np.mean([beyond(values, side).any() for values in draws]) <= 0.08
+        assert np.mean([beyond(values, side).any() for values in draws]) <= 0.04
 
 
 def test_beyond_does_not_depend_on_scale_and_order() -> None:
@@ -129,7 +129,7 @@ def test_ordinary_distances_have_no_outlier(draw: str) -> None:
             "gamma": lambda rng=rng: rng.gamma(4, 1, 400),
         }[draw]()
         found += bool(outliers_of(distances, [str(row) for row in range(400)], ["x"] * 400))
-    assert found <= 8 if draw == "lognormal" else found <= 5
+    assert found <= 5
 
 
 def test_outliers_come_with_how_many_times_the_usual_distance() -> None:

@@ -87,5 +87,10 @@ def area_under_curve(ones_n: NDArray[np.float64], others_m: NDArray[np.float64])
     below_n = (ranks[:n] - rankdata(ones_n)) / m
     above_m = 1 - (ranks[n:] - rankdata(others_m)) / n
     area = float(below_n.mean())
-    half = Z_95 * float(np.sqrt(below_n.var(ddof=1) / n + above_m.var(ddof=1) / m))
-    return Interval(value=area, low=max(0.0, area - half), high=min(1.0, area + half), n=n + m)
+    error = float(np.sqrt(below_n.var(ddof=1) / n + above_m.var(ddof=1) / m))
+    if not 0 < area < 1:
+        return Interval(value=area, low=area, high=area, n=n + m)
+    # On the logit scale, where it covers better for few images (Pepe, 2003).
+    logit, half = np.log(area / (1 - area)), Z_95 * error / (area * (1 - area))
+    low, high = 1 / (1 + np.exp(-(logit + np.array([-half, half]))))
+    return Interval(value=area, low=float(low), high=float(high), n=n + m)

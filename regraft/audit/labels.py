@@ -31,6 +31,8 @@ def suspect_labels(
     wrong = doubts(predictions, noise)
     wrong_N = wrong if wrong.ndim == 1 else wrong.max(axis=1)
     rows = np.flatnonzero(wrong_N >= SUSPECT_FROM)
+    if not len(rows):
+        return ()
     # By log-odds and not by the probability, which is 1 for many.
     least = log_odds_of(predictions.logits_NK, truth, noise.sharpness)
     least_N = least if least.ndim == 1 else _at_worst(least, wrong)

@@ -11,11 +11,12 @@ that should not be there. Both s and the rates are where the likelihood is large
 instead, hard images included; the two are compared in docs/measurements.md#labels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.evaluate.interval import Z_95
 from regraft.evaluate.probability import Targets, known_truth
 from regraft.values import FloatArray, Interval, Predictions
 
@@ -27,7 +28,7 @@ _DROP_95 = 1.920729
 # More logits than these are thinned out evenly before the fit: a second's work, and rates of a thousandth still show.
 _MOST_LOGITS = 2_000_000
 # Log-odds are counted in cells this wide.
-_CELL, _FARTHEST = 0.05, 60.0
+_CELL, _FARTHEST = 0.05, 40.0
 _TINY = 1e-300
 
 
@@ -47,8 +48,9 @@ class LabelNoise:
 def fit_noise(predictions: Predictions) -> LabelNoise:
     """The noise of the labels of `predictions`, which must come from heads that had not seen these images.
 
-    The interval is that of the profile likelihood: all shares that some s and rates reach which are not too unlikely. It takes
-    the model for right; overconfident answers to hard images count as noise too. Raises DataUnusable without known labels or
+    The interval is that of the profile likelihood, all shares that some s and rates reach which are not too unlikely, and of
+    chance within it. It takes the model for right; overconfident answers to hard images count as noise too. Where no noise is
+    as likely, within that interval, there is none. Raises DataUnusable without known labels or
     with logits that are not finite.
     """
     truth = known_truth(predictions)
@@ -60,13 +62,24 @@ def fit_noise(predictions: Predictions) -> LabelNoise:
     tables = [_tables(logits_NK, some, float(sharpness)) for sharpness in _SHARPNESS_S]
     likelihood = np.stack([likelihood for likelihood, _ in tables])
     wrong = np.stack([wrong for _, wrong in tables]) / some.size
-    best = np.unravel_index(likelihood.argmax(), likelihood.shape)
-    likely = wrong[likelihood >= likelihood.max() - _DROP_95]
-    return LabelNoise(
+    likely = likelihood >= likelihood.max() - _DROP_95
+    none = (slice(None), *[0] * truth.ndim)
+    noisy = not likely[none].any()
+    best = np.unravel_index(likelihood.argmax(), likelihood.shape) if noisy else (likelihood[none].argmax(), *none[1:])
+    fitted = LabelNoise(
         sharpness=float(_SHARPNESS_S[best[0]]),
         log_odds=tuple(float(_LOG_ODDS_W[place]) for place in best[1:]),
-        wrong=Interval(value=float(wrong[best]), low=float(likely.min()), high=float(likely.max()), n=n),
+        wrong=Interval(value=float(wrong[best]), low=float(wrong[likely].min()), high=float(wrong[likely].max()), n=n),
     )
+    return replace(fitted, wrong=_widened(fitted.wrong, doubts(predictions, fitted)))
+
+
+def _widened(wrong: Interval, doubts: NDArray[np.float64]) -> Interval:
+    """With what each label adds, which is either wrong or not."""
+    chance = (Z_95 / doubts.size) ** 2 * float((doubts * (1 - doubts)).sum())
+    low = wrong.value - float(np.hypot(wrong.value - wrong.low, np.sqrt(chance)))
+    high = wrong.value + float(np.hypot(wrong.high - wrong.value, np.sqrt(chance)))
+    return replace(wrong, low=max(0.0, low), high=min(1.0, high))
 
 
 def log_odds_of(logits_NK: FloatArray, truth: Targets, sharpness: float) -> NDArray[np.float64]:
@@ -118,10 +131,11 @@ def _sums(log_odds: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     """Of all labels, for every odds w of noise: sum log(p + w (1 - p)), and sum of the probabilities of being wrong. (W,)"""
     cells = np.round(np.clip(log_odds, -_FARTHEST, _FARTHEST) / _CELL).astype(np.int64)
     values, counts = np.unique(cells, return_counts=True)
-    own_C = values * _CELL
-    against_WC = _LOG_ODDS_W[:, None] - own_C
-    fit_WC = np.logaddexp(0.0, against_WC) - np.logaddexp(0.0, -own_C)
-    return fit_WC @ counts, _sigmoid(against_WC) @ counts
+    against_C = np.exp(-values * _CELL)
+    noise_WC = np.exp(_LOG_ODDS_W)[:, None] * against_C
+    fit_WC = np.log1p(noise_WC) - np.log1p(against_C)
+    noise_WC /= 1 + noise_WC
+    return fit_WC @ counts, noise_WC @ counts
 
 
 def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
