@@ -122,23 +122,26 @@ def test_log_odds_are_those_of_the_probabilities() -> None:
     np.testing.assert_allclose(log_odds_of(seen.logits_NK, seen.targets, 1.7), np.log(chance / (1 - chance)), rtol=1e-6)
 
 
-def test_one_label_too_few_and_one_too_many_are_both_named() -> None:
-    rng = np.random.default_rng(4)
-    logits = np.where(rng.random((500, 3)) < 0.4, 8.0, -8.0)
-    targets = logits > 0
-    logits[:2] = [[8, 8, -8], [8, -8, -8]]
-    targets[:2] = [[True, False, False], [True, True, False]]
-    found = {one.name: one for one in suspects_of(named(logits, targets))}
-    assert set(found) == {"00000.png", "00001.png"}
-    assert (found["00000.png"].label, found["00000.png"].suggested) == ("c0", "c0, c1")
-    assert (found["00001.png"].label, found["00001.png"].suggested) == ("c0, c1", "c0")
+def corrected(logits: Sequence[float], given: Sequence[bool]) -> tuple[str, str]:
+    """What the labels of one image, among many that are right, are and should be."""
+    seen = drawn_labels(np.random.default_rng(4), 500, 3)
+    assert seen.targets is not None
+    seen.logits_NK[0], seen.targets[0] = logits, given
+    (found,) = suspects_of(seen)
+    assert found.name == "00000.png"
+    return found.label, found.suggested
+
+
+def test_a_missing_label_is_named() -> None:
+    assert corrected([14, 14, -14], [True, False, False]) == ("c0", "c0, c1")
+
+
+def test_a_label_too_many_is_named() -> None:
+    assert corrected([14, -14, -14], [True, True, False]) == ("c0, c1", "c0")
 
 
 def test_no_label_left_is_said_in_a_word() -> None:
-    logits = np.tile([[8.0, -8.0], [-8.0, 8.0]], (100, 1))
-    targets = logits > 0
-    logits[0] = -9
-    assert [(one.label, one.suggested) for one in suspects_of(named(logits, targets))] == [("c0", "none")]
+    assert corrected([-14, -14, -14], [True, False, False]) == ("c0", "none")
 
 
 @pytest.mark.parametrize("make", [drawn, drawn_labels])

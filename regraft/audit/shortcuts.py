@@ -32,8 +32,8 @@ SIDES: dict[str, _Side] = {
     "image size": _Side(words="the width and height of the image", advice=_LEAK, least=0.25),
     "file format": _Side(words="the format of the file", advice=_LEAK, least=0.1),
     "bytes per pixel": _Side(words="the size of the file for its pixels", advice=_LEAK, least=0.35),
-    "mean colour": _Side(words="the mean colour of the image", advice=_MAYBE, least=0.5),
-    "border colour": _Side(words="the colour along the border of the image", advice=_MAYBE, least=0.5),
+    "mean colour": _Side(words="the mean colour of the image", advice=_MAYBE, least=0.4),
+    "border colour": _Side(words="the colour along the border of the image", advice=_MAYBE, least=0.3),
 }
 _LEAVES, _MOST_LEAVES, _SMALLEST_LEAF = 4, 256, 5
 
