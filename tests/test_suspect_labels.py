@@ -127,9 +127,11 @@ def corrected(logits: Sequence[float], given: Sequence[bool]) -> tuple[str, str]
     seen = drawn_labels(np.random.default_rng(4), 500, 3)
     assert seen.targets is not None
     seen.logits_NK[0], seen.targets[0] = logits, given
-    (found,) = suspects_of(seen)
-    assert found.name == "00000.png"
-    return found.label, found.suggested
+    found = suspects_of(seen)
+    assert found[0].name == "00000.png"
+    # Of 1,500 labels some are unlikely, as they should be.
+    assert len(found) <= 4
+    return found[0].label, found[0].suggested
 
 
 def test_a_missing_label_is_named() -> None:
