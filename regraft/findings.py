@@ -52,7 +52,9 @@ class Copies:
 class Suspect:
     """An image whose label does not look right: heads that had not seen it give the `label` the probability `given`.
 
-    They think rather of `suggested`, with the probability `instead`.
+    They think rather of `suggested`, with the probability `instead`. `wrong` is the probability that the label is wrong, in the
+    light of how many labels are. Several labels per image: `label` and `suggested` are all that it has and should have, joined
+    with commas ("none" without any), and the probabilities are those of the most doubtful one.
     """
 
     name: str
@@ -61,13 +63,15 @@ class Suspect:
     given: float
     instead: float
     part: str
+    wrong: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixed:
     """Two classes that are told apart little better than by guessing.
 
-    Of the images of the two that were answered with one of them, `accuracy` is the share that is right.
+    Shown an image of each, heads that had not seen them say with `accuracy` which is which; 1/2 is guessing. `accuracy.n`
+    counts the images of both.
     """
 
     one: str
@@ -86,7 +90,7 @@ class Outlier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Odd:
-    """An image that may be of little use: `code` (tiny, blank, blurred, extreme shape) is stable, `reason` for people."""
+    """An image that may be of little use: `code` is "tiny", "blank", "blurred" or "extreme shape", `reason` is for people."""
 
     name: str
     label: str
@@ -99,11 +103,13 @@ class Shortcut:
     """A side of the files that gives their class away without a look at the picture, such as its size or format.
 
     `accuracy` is that of answering from it alone, cross-validated; `baseline` that of always answering the largest class.
+    `words` say it in a report, and whether it is likely to be a leak.
     """
 
     what: str
     accuracy: Interval
     baseline: float
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,12 +133,16 @@ class Leak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """All that was found, the worst first within each kind. `kept_together` counts images whose copies share a side or fold."""
+    """All that was found, the worst first within each kind.
+
+    `kept_together` counts images whose copies share a side or fold. `wrong` is the expected share of wrong labels.
+    """
 
     images: int
     copies: tuple[Copies, ...] = ()
     leak: Leak | None = None
     suspects: tuple[Suspect, ...] = ()
+    wrong: Interval | None = None
     mixed: tuple[Mixed, ...] = ()
     outliers: tuple[Outlier, ...] = ()
     odd: tuple[Odd, ...] = ()
