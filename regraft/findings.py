@@ -11,7 +11,7 @@ Sameness = Literal["file", "pixels", "altered"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alike:
-    """Two images that show the same: `change` says what was done to one of them ("flipped", "cropped", "re-encoded or resized").
+    """Two images that show the same: `change` says what was done to one ("flipped", "cropped", "re-encoded or resized").
 
     `similarity` is the correlation of their pixels once the change is undone, 1 for equal ones.
     """
@@ -86,7 +86,7 @@ class Outlier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Odd:
-    """An image that may be of little use: `code` is stable ("tiny", "blank", "blurred", "extreme shape"), `reason` for people."""
+    """An image that may be of little use: `code` ("tiny", "blank", "blurred", "extreme shape") is stable, `reason` for people."""
 
     name: str
     label: str

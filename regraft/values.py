@@ -329,12 +329,48 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """What dividing all logits by one `temperature` did to the probabilities; the first answers stay as they are.
+
+    It was found on `images` images by their negative log-likelihood (nats per image), from heads that had not seen them. `ece_`
+    are the expected calibration errors, binning in `evaluate.calibration`.
+    """
+
+    temperature: float
+    nll_before: float
+    nll_after: float
+    ece_before: float
+    ece_after: float
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbstainRule:
+    """When a model says "none of these" rather than a class, and what that costs on images that did not set it.
+
+    `max_error` or `coverage` is what was asked for. It answers where its calibrated confidence is at least `confidence` and the
+    distance of the image to those it learned from at most `distance`. `covered` is the share it answers, `error_answered` the
+    share of wrong answers among those, `error_all` that without the rule; `on` names the part they are of ("test",
+    "cross-validation").
+    """
+
+    max_error: float | None
+    coverage: float | None
+    confidence: float
+    distance: float
+    covered: Interval
+    error_answered: Interval
+    error_all: Interval
+    on: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
     """All that a finished fit says of itself: what the report shows and `--json` prints.
 
     `strategy` is that of the model; where "auto" was `asked` for, the one that it kept. `head` is the solved head, always
     there. Where something was trained, `history` tells how, and `cross_validation` holds the scores on its validation images:
-    one fold of the training images, which chose the epoch.
+    one fold of the training images, which chose the epoch. `weights` says what the network began with ("none": random ones).
     """
 
     run: Path
@@ -361,6 +397,9 @@ class RunSummary:
     history: History | None = None
     compared: tuple[Compared, ...] = ()
     rule: RuleOfThumb | None = None
+    calibrated: Calibrated | None = None
+    abstain: AbstainRule | None = None
+    weights: str = ""
 
     @property
     def asked(self) -> str:

@@ -16,7 +16,8 @@ from PIL import Image
 
 from regraft.errors import UsageError
 from regraft.evaluate import mistakes, score
-from regraft.report import write_report
+from regraft.findings import Audit
+from regraft.report import gather, write_report
 from regraft.report.summary import sentences
 from regraft.report.text import percent, plain, power, seconds, short
 from regraft.values import EngineTiming, HeadChoice, Predictions, Rejected, RunSummary, Strength
@@ -137,15 +138,17 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def report(folder: Path, test: Predictions | None, crossed: Predictions, thumbnails: Any = picture, **changes: Any) -> Page:
-    out = write_report(
-        make_summary(folder / "fashion", test, crossed, **changes),
-        test=test,
-        cross_validation=crossed,
-        thumbnails=thumbnails,
-        out=folder / "report.html",
-    )
-    page = Page(out.read_text("utf-8"))
+def report(
+    folder: Path,
+    test: Predictions | None,
+    crossed: Predictions,
+    thumbnails: Any = picture,
+    audit: Audit | None = None,
+    **changes: Any,
+) -> Page:
+    summary = make_summary(folder / "fashion", test, crossed, **changes)
+    content = gather(summary, test=test, cross_validation=crossed, thumbnails=thumbnails, audit=audit)
+    page = Page(write_report(content, folder).page.read_text("utf-8"))
     assert page.stack == []
     return page
 
@@ -319,18 +322,14 @@ def test_the_page_is_quick_and_the_same_every_time(tmp_path: Path) -> None:
     report(tmp_path, test, crossed)
     assert time.process_time() - start < 1.0
     assert (tmp_path / "report.html").read_bytes() == first
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "report.html", "report.json"]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_for_a_person(tmp_path: Path) -> None:
     test = make_predictions(30)
     with pytest.raises(UsageError, match="choose another --out"):
         write_report(
-            make_summary(tmp_path, test, test),
-            test=test,
-            cross_validation=test,
-            thumbnails={},
-            out=tmp_path / "absent" / "r.html",
+            gather(make_summary(tmp_path, test, test), test=test, cross_validation=test, thumbnails={}), tmp_path / "absent"
         )
 
 
