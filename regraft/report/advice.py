@@ -17,7 +17,7 @@ FEWEST = 5  # images of a class, below which its recall says nothing
 
 
 def to_fix(audit: Audit | None, scores: Scores | None) -> tuple[str, ...]:
-    """At most three sentences on the data; none where nothing was looked for or found. `scores` are those of the test images."""
+    """At most three sentences on the data; none where nothing was looked for or found. `scores` are of the test images."""
     return tuple(islice(_faults(audit, scores), SENTENCES)) if audit else ()
 
 
@@ -62,10 +62,10 @@ def _faults(audit: Audit, scores: Scores | None) -> Iterator[str]:
             f"{_shown(worst.label)}, which looks like {_shown(worst.suggested)}. Look at these first."
         )
     if audit.shortcuts:
-        worst_cut = audit.shortcuts[0]
+        sign = audit.shortcuts[0]
         yield (
-            f"The {_shown(worst_cut.what)} of a file alone gives its class away in {percent(worst_cut.accuracy.value)} of cases "
-            f"(always the largest class: {percent(worst_cut.baseline)}): the network may have learned that instead of the pictures."
+            f"The {_shown(sign.what)} of a file alone gives its class away in {percent(sign.accuracy.value)} of cases (always the "
+            f"largest class: {percent(sign.baseline)}): the network may have learned that instead of the pictures."
         )
     yield from _lesser_faults(audit)
 

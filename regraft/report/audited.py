@@ -75,7 +75,7 @@ def is_clean(audit: Audit) -> bool:
 def looked_for(audit: Audit) -> str:
     """What the audit can find, in one sentence."""
     return (
-        f"{counted(audit.images, 'image')} were searched for copies of one another (the same file, the same pixels, re-encoded, "
+        f"{counted(audit.images, 'image')} were searched for copies of one another (the same file or pixels, re-encoded, "
         "resized, flipped or cropped ones), test images known from training, labels that look wrong, classes that are hardly "
         "told apart, images unlike all others, tiny, blank, blurred or oddly shaped ones, signs of the class in the files "
         "themselves, and classes of very different size."

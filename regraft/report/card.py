@@ -89,7 +89,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("regraft.report", "."),
         # Markdown, where HTML's escapes would be shown; whatever is not Safe is escaped as Markdown.
-        autoescape=False,  # noqa: S701
+        autoescape=False,
         finalize=lambda value: value if isinstance(value, Safe) else markdown(value),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -144,12 +144,12 @@ def _limits(content: ReportContent) -> Iterator[str]:
         yield f"It knows {known}. {abstain_words(summary.abstain)}"
     else:
         yield f"It knows {known} and gives one of them for every image, whatever it shows: it has no answer for other things."
-    yield "The scores hold for images of the same kind as those it was judged on. Of other cameras, places or styles they say nothing."
+    yield "The scores hold for images of the kind that it was judged on. Of other cameras, places or styles they say nothing."
     yield from _weak(scores, content.headline.multi_label)
     if content.audit:
         for shortcut in content.audit.shortcuts[:3]:
             yield (
-                f"The {short(plain(shortcut.what), 80)} of the files alone gives the class in {percent(shortcut.accuracy.value)} "
+                f"The {short(plain(shortcut.what), 80)} of files alone gives the class in {percent(shortcut.accuracy.value)} "
                 f"of cases (largest class {percent(shortcut.baseline)}): on files made otherwise it may do worse."
             )
     if content.audit is None:
@@ -161,9 +161,10 @@ def _weak(scores: Scores, multi_label: bool) -> Iterator[str]:
         yield f"It is not clearly better than a fixed answer, which would be right on {percent(scores.baseline)}."
     missed = [row for row in scores.per_class if row.support and row.recall < 0.5]
     if missed:
-        names = ", ".join(short(plain(row.name), 80) for row in sorted(missed, key=lambda row: (row.recall, row.name))[:5])
+        worst = sorted(missed, key=lambda row: (row.recall, row.name))[:5]
+        names = ", ".join(short(plain(row.name), 80) for row in worst) + (", ..." if len(missed) > 5 else "")
         kind = ("label", "labels") if multi_label else ("class", "classes")
-        yield f"Of {counted(len(missed), *kind)} it finds less than half of the images: {names}{', ...' if len(missed) > 5 else ''}."
+        yield f"Of {counted(len(missed), *kind)} it finds less than half of the images: {names}."
     unseen = [row for row in scores.per_class if not row.support]
     if unseen:
         yield f"{counted(len(unseen), 'class was', 'classes were')} not judged at all, for lack of images."

@@ -39,9 +39,9 @@ def write_report(content: ReportContent, folder: Path) -> ReportFiles:
 def rebuild_report(run: str | Path) -> ReportFiles:
     """Draw report.html and README.md of the run folder `run` again, from its report.json and predictions.parquet.
 
-    Nothing else is needed: neither the model, nor the images, nor torch. A model card that was changed by hand is left as it is,
-    with a note. Raises UsageError where there is no such folder or a file cannot be written, SavedModelRefused where the run
-    is of a version that wrote no report.json, or damaged.
+    Nothing else is needed: neither the model, nor the images, nor torch. A model card that was changed by hand is left as it
+    is, with a note. Raises UsageError where there is no such folder or a file cannot be written, SavedModelRefused where the
+    run is of a version that wrote no report.json, or damaged.
     """
     folder = Path(run)
     if not folder.is_dir():
