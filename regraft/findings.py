@@ -86,7 +86,7 @@ class Outlier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Odd:
-    """An image that may be of little use: `code` ("tiny", "blank", "blurred", "extreme shape") is stable, `reason` for people."""
+    """An image that may be of little use: `code` ("tiny", "blank", "blurred", "extreme shape") is stable, `reason` words."""
 
     name: str
     label: str

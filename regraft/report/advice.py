@@ -64,8 +64,8 @@ def _faults(audit: Audit, scores: Scores | None) -> Iterator[str]:
     if audit.shortcuts:
         sign = audit.shortcuts[0]
         yield (
-            f"The {_shown(sign.what)} of a file alone gives its class away in {percent(sign.accuracy.value)} of cases (always the "
-            f"largest class: {percent(sign.baseline)}): the network may have learned that instead of the pictures."
+            f"The {_shown(sign.what)} of a file alone gives its class away in {percent(sign.accuracy.value)} of cases (always "
+            f"the largest class: {percent(sign.baseline)}): the network may have learned that instead of the pictures."
         )
     yield from _lesser_faults(audit)
 

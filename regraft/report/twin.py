@@ -38,6 +38,8 @@ def read_twin(path: Path, *, test: Predictions | None, cross_validation: Predict
     """
     described = _read(path)
     kinds = get_type_hints(ReportContent)
+    if unknown := sorted(described.keys() - {"format", "version", "checksum", *_PARTS}):
+        raise refusal(path, expected=f"version {VERSION} of {FORMAT}", got=f"the unknown part {unknown[0][:40]!r}", fix=AGAIN)
     try:
         parts = {part: of_plain(kinds[part], described[part], part) for part in _PARTS}
     except (ValueError, KeyError) as error:
