@@ -50,6 +50,7 @@ def audit_context(content: ReportContent, album: Album) -> dict[str, Any]:
         "audit": audit,
         "looked_for": looked_for(audit),
         "nothing": is_clean(audit),
+        "found": found_words(audit),
         "leak_words": leak_words(audit.leak, content.summary.test_scores) if audit.leak else "",
         "groups": tuple(_group(copies, album) for copies in audit.copies[:GROUPS]),
         "more_groups": audit.copies[GROUPS : GROUPS + ROWS],
@@ -70,6 +71,21 @@ def is_clean(audit: Audit) -> bool:
     """Whether nothing at all was found."""
     found = (audit.copies, audit.leak, audit.suspects, audit.mixed, audit.outliers, audit.odd, audit.shortcuts)
     return not any(found) and audit.imbalance is None
+
+
+def found_words(audit: Audit) -> str:
+    """How many of each kind, the gravest first."""
+    kinds = (
+        (len(audit.leak.names) if audit.leak else 0, "test image known from training", "test images known from training"),
+        (len(audit.suspects), "label that may be wrong", "labels that may be wrong"),
+        (len(audit.copies), "picture there more than once", "pictures there more than once"),
+        (len(audit.shortcuts), "sign of the class in the files", "signs of the class in the files"),
+        (len(audit.mixed), "pair of classes hardly told apart", "pairs of classes hardly told apart"),
+        (len(audit.odd), "image of little use", "images of little use"),
+        (len(audit.outliers), "image unlike all others", "images unlike all others"),
+        (int(audit.imbalance is not None), "pair of classes of very different size", ""),
+    )
+    return ", ".join(counted(n, one, many) for n, one, many in kinds if n)
 
 
 def looked_for(audit: Audit) -> str:
