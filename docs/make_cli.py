@@ -47,6 +47,7 @@ One line on standard output; nothing at all when the command fails. Undefined fi
 - `rank`: `recommended`, `best`, `images`, `folds`, `classes`, `baseline`, `backbones` [{`backbone`, `status` ("ok" or
   "failed"), `reason`, `accuracy` {`value`, `error`}, `nll` {`value`, `error`}, `behind` {`value`, `error`}, `tied`, `features`,
   `imagenet_top1`, `parameters`, `images_per_s`, `engine`, `cached`, `seconds`}], best first; each `error` is a standard error
+- `report`: `run`, and where its files are: `report` (the page), `json` (for programs), `card` (README.md)
 - `cache list`: `folder`, `tables` [{`name`, `rows`, `bytes`, `description`}], `datasets` [{`name`, `images`, `bytes`}];
   `cache clear`: `folder`, `freed` (bytes)
 - `doctor`: a field for everything that it lists, and `problems`

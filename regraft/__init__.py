@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from regraft.fitted import Fitted, pretrained
     from regraft.ranking import rank
     from regraft.recipe import Data, Own, Recipe
+    from regraft.report.write import rebuild_report
     from regraft.saved import load
     from regraft.strategies import Auto, Full, Gradual, Head, Norm, Partial, Scratch, Training
     from regraft.values import Evaluation, Interval, Prediction, Predictions, Ranking, RunSummary, Scores
@@ -68,6 +69,7 @@ __all__ = [
     "load",
     "pretrained",
     "rank",
+    "rebuild_report",
 ]
 
 _HOMES = {
@@ -87,6 +89,7 @@ _HOMES = {
     "regraft.fitted": ("Fitted", "pretrained"),
     "regraft.ranking": ("rank",),
     "regraft.recipe": ("Data", "Own", "Recipe"),
+    "regraft.report.write": ("rebuild_report",),
     "regraft.saved": ("load",),
     "regraft.strategies": ("Auto", "Full", "Gradual", "Head", "Norm", "Partial", "Scratch", "Training"),
     "regraft.values": ("Evaluation", "Interval", "Prediction", "Predictions", "Ranking", "RunSummary", "Scores"),

@@ -26,7 +26,7 @@ from regraft.evaluate.table import write_predictions
 from regraft.fitted import Fitted
 from regraft.progress import Progress, Silent
 from regraft.recipe import DEFAULT_BACKBONE, Recipe
-from regraft.report.html import write_report
+from regraft.report import gather, write_report
 from regraft.saved import doubts, fingerprint, load, to_saved, versions
 from regraft.strategies import Auto, Head
 from regraft.task.classify import predictions_of, targets_of
@@ -53,10 +53,10 @@ MOST_REJECTED = 0.1
 def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str = "", progress: Progress = Silent()) -> Fitted:
     """Run the whole job and write the run folder `out`; the result's `summary` says all of it.
 
-    `out` gets model.safetensors, config.json, predictions.parquet and report.html, and metrics.jsonl where something was
-    trained. `command` is what the report shows as the way to repeat the run. `resume` goes on where a training in `out` was
-    interrupted. Raises the errors of each stage; nothing but metrics.jsonl and the states of a training is written to `out`
-    before the model is there.
+    `out` gets model.safetensors, config.json, predictions.parquet, report.html with report.json, the model card README.md, and
+    metrics.jsonl where something was trained. `command` is what the report shows as the way to repeat the run. `resume` goes
+    on where a training in `out` was interrupted. Raises the errors of each stage; nothing but metrics.jsonl and the states of a
+    training is written to `out` before the model is there.
     """
     clock = Clock()
     with clock("backbone"):
@@ -107,14 +107,14 @@ def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str
         _save(fitted, summary, data, recipe.seed, out, test, cross_validation)
     summary = replace(summary, run=out, seconds=clock.seconds(), report=out / "report.html")
     paths = {sample.name: sample.path for sample in (*observed.train, *observed.test)}
-    write_report(
+    content = gather(
         summary,
         test=test,
         cross_validation=cross_validation,
         thumbnails=lambda name: thumbnail(paths[name]),
         augmented=augmented_images(strategy, observed.train, backbone.preprocess, recipe.seed),
-        out=out / "report.html",
     )
+    write_report(content, out)
     # Last: what is killed before can go on, and then lacks nothing.
     forget(out)
     return replace(fitted, summary=replace(summary, seconds=clock.seconds()))
@@ -313,6 +313,7 @@ def _summary(
         split=split.how,
         command=command,
         versions=versions(),
+        weights=backbone.weights,
         history=model.history,
         compared=model.compared,
         rule=rule_of_thumb(backbone, observed, extracted) if isinstance(recipe.strategy, Auto) else None,

@@ -380,7 +380,7 @@ class RunSummary:
 
     `strategy` is that of the model; where "auto" was `asked` for, the one that it kept. `head` is the solved head, always
     there. Where something was trained, `history` tells how, and `cross_validation` holds the scores on its validation images:
-    one fold of the training images, which chose the epoch.
+    one fold of the training images, which chose the epoch. `weights` says what the network began with ("none": random ones).
     """
 
     run: Path
@@ -409,6 +409,7 @@ class RunSummary:
     rule: RuleOfThumb | None = None
     calibrated: Calibrated | None = None
     abstain: AbstainRule | None = None
+    weights: str = ""
 
     @property
     def asked(self) -> str:

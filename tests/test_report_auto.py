@@ -208,19 +208,13 @@ def sheet(width: int = 60) -> bytes:
 
 
 def test_augmented_images_are_in_the_page_and_their_names_no_markup(tmp_path: Path) -> None:
-    from regraft.report import write_report
+    from regraft.report import gather, write_report
 
     test, crossed = make_predictions(100), make_predictions(80, part="train", seed=1)
     augmented = Augmented(words=f"flip: {HOSTILE}", sheet=sheet(), names=(f"{HOSTILE}.png", "b\u202e.png"), versions=5)
-    out = write_report(
-        make_summary(tmp_path, test, crossed),
-        test=test,
-        cross_validation=crossed,
-        thumbnails={},
-        out=tmp_path / "report.html",
-        augmented=augmented,
-    )
-    text = out.read_text("utf-8")
+    summary = make_summary(tmp_path, test, crossed)
+    content = gather(summary, test=test, cross_validation=crossed, thumbnails={}, augmented=augmented)
+    text = write_report(content, tmp_path).page.read_text("utf-8")
     assert "<script" not in text
     assert "\u202e" not in text
     assert text.count("data:image/png;base64,") == 1

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ from PIL import Image
 
 from regraft.errors import UsageError
 from regraft.evaluate import mistakes, score
-from regraft.report import write_report
+from regraft.evaluate.interval import wilson
+from regraft.evaluate.probability import confidences, decisions, right
+from regraft.findings import Audit, Leak
+from regraft.report import gather, write_report
+from regraft.report import summary as summary_module
+from regraft.report.abstention import risk_coverage
+from regraft.report.advice import to_fix, to_try
 from regraft.report.summary import sentences
 from regraft.report.text import percent, plain, power, seconds, short
-from regraft.values import EngineTiming, HeadChoice, Predictions, Rejected, RunSummary, Strength
+from regraft.values import AbstainRule, Calibrated, EngineTiming, HeadChoice, Predictions, Rejected, RunSummary, Strength
 
 GARMENTS = ("bag", "boot", "coat", "dress", "pullover", "sandal", "shirt", "sneaker", "trouser", "tshirt")
 HOSTILE = '<script>alert("1")</script>'
@@ -137,15 +144,17 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def report(folder: Path, test: Predictions | None, crossed: Predictions, thumbnails: Any = picture, **changes: Any) -> Page:
-    out = write_report(
-        make_summary(folder / "fashion", test, crossed, **changes),
-        test=test,
-        cross_validation=crossed,
-        thumbnails=thumbnails,
-        out=folder / "report.html",
-    )
-    page = Page(out.read_text("utf-8"))
+def report(
+    folder: Path,
+    test: Predictions | None,
+    crossed: Predictions,
+    thumbnails: Any = picture,
+    audit: Audit | None = None,
+    **changes: Any,
+) -> Page:
+    summary = make_summary(folder / "fashion", test, crossed, **changes)
+    content = gather(summary, test=test, cross_validation=crossed, thumbnails=thumbnails, audit=audit)
+    page = Page(write_report(content, folder).page.read_text("utf-8"))
     assert page.stack == []
     return page
 
@@ -319,18 +328,14 @@ def test_the_page_is_quick_and_the_same_every_time(tmp_path: Path) -> None:
     report(tmp_path, test, crossed)
     assert time.process_time() - start < 1.0
     assert (tmp_path / "report.html").read_bytes() == first
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "report.html", "report.json"]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_for_a_person(tmp_path: Path) -> None:
     test = make_predictions(30)
     with pytest.raises(UsageError, match="choose another --out"):
         write_report(
-            make_summary(tmp_path, test, test),
-            test=test,
-            cross_validation=test,
-            thumbnails={},
-            out=tmp_path / "absent" / "r.html",
+            gather(make_summary(tmp_path, test, test), test=test, cross_validation=test, thumbnails={}), tmp_path / "absent"
         )
 
 
@@ -347,3 +352,173 @@ def test_numbers_are_written_the_same_way_everywhere() -> None:
     assert [seconds(x) for x in (0.421, 18.26, 245.4)] == ["0.42\u00a0s", "18.3\u00a0s", "4\u00a0min 05\u00a0s"]
     assert short("abcdefghij", 6) == "abc…ij"
     assert plain("a\u200db\u202ec\x00é") == "a\u200db\\u202ec\\x00é"
+
+
+def make_leak(test: Predictions, right: int, n: int) -> Leak:
+    without = replace(score(test), accuracy=wilson(right, n), n=n)
+    return Leak(names=(test.names[0],), twins=(test.names[1],), scores_without=without)
+
+
+def test_every_finding_is_in_the_page_with_its_files(tmp_path: Path) -> None:
+    from test_rebuild_report import make_audit
+
+    test = make_predictions(60)
+    audit = make_audit(test.names, score(test))
+    page = report(tmp_path, test, make_predictions(90, seed=1), audit=audit)
+    for needed in (
+        "Test images known from training",
+        "Labels that may be wrong",
+        "the same file",
+        "altered copies: flipped different labels in training and test",
+        "hardly told apart",
+        "tiny : 3 by 4 pixels",
+        "3.2 times",
+        "image size 70.0 %",
+        "2 images have a copy. Copies were kept together",
+        "bag has 400 images, boot 7",
+        "12 more",  # of 30 suspects 18 are drawn
+    ):
+        assert needed in page.text, needed
+    assert all(suspect.name in page.text for suspect in audit.suspects)
+    assert HOSTILE in page.text
+    assert "<script" not in (tmp_path / "report.html").read_text("utf-8")
+    assert all(image["alt"] for image in page.attributes("img"))
+
+
+def test_an_audit_that_found_nothing_says_what_it_looked_for(tmp_path: Path) -> None:
+    test = make_predictions(60)
+    page = report(tmp_path, test, test, audit=Audit(images=120))
+    assert "Nothing was found. 120 images were searched for copies" in page.text
+    assert "What to fix in the data" not in page.text
+    assert "searched for copies" not in report(tmp_path, test, test).text
+
+
+def test_what_to_fix_is_the_gravest_and_at_most_three(tmp_path: Path) -> None:
+    from test_rebuild_report import make_audit
+
+    test = make_predictions(60)
+    audit = replace(make_audit(test.names), leak=make_leak(test, 40, 59))
+    leak, labels, suspects = to_fix(audit, score(test))
+    assert leak.replace("\u00a0", " ").startswith(
+        "1 test image shows the same as a training image. On the other 59 it is right on"
+    )
+    assert "under different labels (bag and boot, for one)" in labels
+    assert suspects.replace("\u00a0", " ").startswith("30 labels (50.0 %) may be wrong")
+    rest = replace(audit, leak=None, copies=audit.copies[1:], suspects=())
+    assert [sentence.split("\u00a0")[0][:9] for sentence in to_fix(rest, score(test))] == ["The image", "bag and b", "1"]
+    assert to_fix(None, score(test)) == to_fix(Audit(images=60), score(test)) == ()
+    nothing_left = replace(audit, leak=Leak(names=test.names, twins=test.names, scores_without=None))
+    assert "nothing is left to judge with" in to_fix(nothing_left, score(test))[0]
+
+
+def tried(folder: Path, test: Predictions | None, crossed: Predictions, **changes: Any) -> str:
+    summary = make_summary(folder, test, crossed, **changes)
+    content = gather(summary, test=test, cross_validation=crossed, thumbnails={})
+    return " ".join(to_try(content)).replace("\u00a0", " ")
+
+
+def test_what_to_try_follows_from_what_was_measured(tmp_path: Path) -> None:
+    test, crossed = make_predictions(381), make_predictions(1524, part="train", seed=1)
+    assert "--strategy auto" in tried(tmp_path, test, crossed)
+    perfect = make_predictions(3000, noise=0.0)
+    assert tried(tmp_path, perfect, perfect) == ""
+    assert "about 200 test images would halve that" in tried(tmp_path, make_predictions(50), crossed)
+    assert "images of the kind that the test images are" in tried(tmp_path, make_predictions(381, noise=6.0), crossed)
+    # One class is answered as its neighbour throughout.
+    logits = np.eye(10, dtype=np.float32)[np.where(crossed.targets == 3, 4, crossed.targets)]
+    weak = replace(crossed, logits_NK=logits)
+    said = tried(tmp_path, None, weak)
+    assert "Add images of dress, the weakest class: 0.0 % of its images are found, 100.0 % of the others. It has " in said
+    assert f"{int((crossed.targets == 3).sum())} training images." in said
+
+
+def test_calibration_and_abstention_have_their_place(tmp_path: Path) -> None:
+    test = make_predictions(200)
+    before = {"nll_before": 0.71, "ece_before": 0.067}
+    calibrated = Calibrated(temperature=1.31, **before, nll_after=0.66, ece_after=0.021, images=200, on="test")
+    wrong = 200 - round(score(test).accuracy.value * 200)
+    rule = AbstainRule(
+        max_error=0.05, coverage=None, confidence=0.62, distance=1.84, covered=wilson(188, 200),
+        error_answered=wilson(4, 188), error_all=wilson(wrong, 200), on="test",
+    )  # fmt: skip
+    page = report(tmp_path, test, make_predictions(320, seed=1), calibrated=calibrated, abstain=rule)
+    assert "All logits are divided by 1.310, which suits answers for training images" in page.text
+    assert "Calibration error (ECE) 6.7 % 2.1 %" in page.text
+    said = (
+        f'It says "none of these" on 6.0 % of the 200 images of the test, and its error falls from {wrong / 2:.1f} % to 2.1 %'
+    )
+    assert page.text.count(said) == 2
+    assert "set for an error of at most 5.0 % among its answers" in page.text
+    assert any("share answered" in (figure["aria-label"] or "") for figure in page.attributes("svg"))
+    page = report(tmp_path, test, make_predictions(320, seed=1))
+    assert "None of these" not in page.text
+    assert "One temperature" not in page.text
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_risk_coverage_curve_is_that_of_every_threshold(multi_label: bool) -> None:
+    predictions = make_multi_label(80) if multi_label else make_predictions(80)
+    predictions = replace(predictions, logits_NK=predictions.logits_NK.round(1))  # with ties
+    sure, wrong = confidences(predictions), ~right(predictions.targets, decisions(predictions))
+    expected = [((sure >= t).mean(), wrong[sure >= t].mean()) for t in sorted(set(sure), reverse=True)]
+    covered, errors = risk_coverage(predictions)
+    np.testing.assert_allclose(np.stack([covered, errors], axis=1), expected, atol=1e-12)
+    assert covered[-1] == 1
+    assert errors[-1] == pytest.approx(wrong.mean())
+
+
+def test_the_page_stays_under_five_megabytes_whatever_is_in_it(tmp_path: Path) -> None:
+    from test_rebuild_report import make_audit
+    from test_report_training import make_history
+
+    names = tuple(f"{i:03d} {'wide' * 20}" for i in range(100))
+    rng = np.random.default_rng(0)
+    targets = np.repeat(np.arange(100), 51)
+    logits = rng.normal(0, 1, (5_100, 100)).astype(np.float32)
+    test = Predictions(names=tuple(f"{i}.jpg" for i in range(5_100)), classes=names, logits_NK=logits, targets=targets)
+    big = b"\xff\xd8\xff" + bytes(30_000)
+    notes = tuple("note " * 400 for _ in range(900))
+    history = make_history(epochs=3000, chosen=7)
+    page = report(tmp_path, test, test, thumbnails=lambda _: big, audit=make_audit(test.names), notes=notes, history=history)
+    size = (tmp_path / "report.html").stat().st_size
+    assert 4_000_000 < size <= 5_000_000
+    assert len(page.attributes("img")) > 0
+    assert "all are in report.json" in page.text
+
+
+def test_headings_are_in_order_and_tables_say_what_they_are(tmp_path: Path) -> None:
+    from test_rebuild_report import make_content
+
+    page = Page(write_report(make_content(tmp_path), tmp_path).page.read_text("utf-8"))
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert len(page.attributes("caption")) == len(page.attributes("table"))
+    assert len(page.attributes("main")) == len(page.attributes("header")) == len(page.attributes("footer")) == 1
+    assert all("aria-label" in nav for nav in page.attributes("nav"))
+    assert page.attributes("html")[0]["lang"] == "en"
+    scrolled = [attributes for _, attributes in page.tags if attributes.get("tabindex") == "0"]
+    assert all(attributes.get("role") == "region" and attributes.get("aria-label") for attributes in scrolled)
+    assert len(page.attributes("summary")) == len(page.attributes("details"))
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of "#abc", "#aabbcc" or "r g b", as WCAG 2 defines it."""
+    digits = colour.removeprefix("#")
+    digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
+    levels = map(int, colour.split()) if " " in colour else bytes.fromhex(digits)
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (level / 255 for level in levels))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_text_stands_out_from_its_ground_in_light_dark_and_print() -> None:
+    """4.5 to 1, WCAG 2's measure for text."""
+    css = (Path(summary_module.__file__).parent / "page.css").read_text()
+    schemes = re.findall(r":root \{([^}]*)\}", css)
+    assert len(schemes) == 3
+    for scheme in schemes:
+        colours = {name: value.strip() for name, value in re.findall(r"--([a-z]+): ?([^;]+)", scheme)}
+        for ink in ("ink", "soft", "one", "bad"):
+            for ground in ("paper", "card"):
+                light, dark = sorted((luminance(colours[ink]), luminance(colours[ground])), reverse=True)
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, ground, scheme)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli import backbones, cache, doctor, evaluate, fit, inspect, predict, rank
+from regraft.cli import backbones, cache, doctor, evaluate, fit, inspect, predict, rank, report
 
 app = typer.Typer(
     name="regraft",
@@ -44,6 +44,7 @@ app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("rank")(rank.rank)
+app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)
 app.command("backbones")(backbones.backbones)
 app.add_typer(cache.app, name="cache")

@@ -1,5 +1,6 @@
-"""A finished run as one self-contained page for people."""
+"""A finished run as one self-contained page for people, the same for programs, and a model card."""
 
-from regraft.report.html import write_report
+from regraft.report.content import Overlays, ReportContent, gather
+from regraft.report.write import ReportFiles, rebuild_report, write_report
 
-__all__ = ["write_report"]
+__all__ = ["Overlays", "ReportContent", "ReportFiles", "gather", "rebuild_report", "write_report"]

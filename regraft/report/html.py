@@ -1,65 +1,50 @@
-"""The report: one HTML file with everything in it. It fetches nothing, runs no script, and holds no name unescaped."""
+"""The page: one HTML text with everything in it. It fetches nothing, runs no script, and holds no name unescaped."""
 
-import os
-import uuid
-from pathlib import Path
+import re
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from regraft.evaluate import ECE_BINS, macro_f1_interval, mistakes, reliability
+from regraft.evaluate import ECE_BINS, Mistake, macro_f1_interval, mistakes, reliability
 from regraft.evaluate.calibration import chance_calibration_error
-from regraft.evaluate.table import cannot_write
 from regraft.report import text
+from regraft.report.abstention import abstain_words, answers_where, asked_words, coverage_figure
+from regraft.report.advice import to_fix, to_try
+from regraft.report.audited import audit_context
 from regraft.report.compared import auto_verdict, gain_words, judgement, outcome, rule_words, spent
 from regraft.report.confusion import MAP_CLASSES, confusion_map, confusion_rows
+from regraft.report.content import MISTAKES, ReportContent
 from regraft.report.figures import SERIES, intervals_figure, reliability_figure
-from regraft.report.pictures import BUDGET, Thumbnails, data_uri, pictured
+from regraft.report.pictures import Album
 from regraft.report.regularisation import at_edge, feature_sets, is_chosen, regularisation_figure
 from regraft.report.summary import Confusion, confusions, sentences
 from regraft.report.training import curves_figure, kept, phases, several_rates, share_words
-from regraft.values import Augmented, ClassScore, Predictions, RunSummary, Scores
+from regraft.values import ClassScore, Predictions, RunSummary
 
-PICTURES = 24
+PAGE_BYTES = 5_000_000  # at most: it goes by mail, and opens at once on a telephone
+ALBUM_LETTERS = 4_200_000  # of pictures, where the rest of the page leaves room
 CONFUSIONS = 12
+CLASS_ROWS = 1000
 REJECTED_ROWS = 200
+NOTES = 200
+EPOCH_ROWS = 1000
 TREE_LETTERS = 20_000
 
 
-def write_report(
-    summary: RunSummary,
-    *,
-    test: Predictions | None,
-    cross_validation: Predictions,
-    thumbnails: Thumbnails,
-    out: Path,
-    augmented: Augmented | None = None,
-) -> Path:
-    """Write the page to `out` (to a temporary name, then renamed) and return it.
-
-    The headline is on `test`, or on `cross_validation` where that is None; both must carry their targets. `thumbnails` gives
-    the PNG, JPEG, GIF or WebP bytes for an image's name, as a mapping or a function; it is asked for the shown mistakes only.
-    `augmented` is what augmentation made of a few images. Raises OutOfSpace or UsageError where the file cannot be written.
-    """
-    shown = cross_validation if test is None else test
-    page = render(summary, shown=shown, thumbnails=thumbnails, augmented=augmented)
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(page.encode("utf-8", "backslashreplace"))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return out
+def render(content: ReportContent) -> str:
+    """The page as text, of at most 5 MB: where the rest needs more room, there are fewer pictures."""
+    page = _drawn(content, ALBUM_LETTERS)
+    excess = len(page.encode("utf-8", "backslashreplace")) - PAGE_BYTES
+    return page if excess <= 0 else _drawn(content, max(0, _letters_of_pictures(page) - excess))
 
 
-def render(summary: RunSummary, *, shown: Predictions, thumbnails: Thumbnails, augmented: Augmented | None = None) -> str:
-    """The page as text; `shown` are the predictions of the headline."""
-    scores = summary.test_scores or summary.cross_validation
+def _letters_of_pictures(page: str) -> int:
+    return sum(len(source) for source in re.findall(r'src="(data:[^"]*)"', page))
+
+
+def _drawn(content: ReportContent, letters: int) -> str:
+    summary, shown, scores = content.summary, content.headline, content.scores
+    album = Album(content.thumbnails, letters)
     return (
         _environment()
         .get_template("page.html")
@@ -68,15 +53,20 @@ def render(summary: RunSummary, *, shown: Predictions, thumbnails: Thumbnails, a
             scores=scores,
             multi_label=shown.multi_label,
             sentences=sentences(summary, shown),
+            to_fix=to_fix(content.audit, summary.test_scores),
+            to_try=to_try(content),
             macro_f1=_macro_f1(shown),
-            **_mistakes(scores, shown, thumbnails, BUDGET - (len(augmented.sheet) if augmented else 0)),
+            **_training(content, album),
+            **_mistakes(content, album),
+            **audit_context(content, album),
             **_calibration(shown),
+            **_abstention(content),
             **_regularisation(summary),
-            **_training(summary, augmented),
             **_compared(summary),
             intervals=intervals_figure(_accuracies(summary), scores.baseline),
             stages=_stages(summary.seconds),
             rejected=summary.rejected[:REJECTED_ROWS],
+            notes=summary.notes[:NOTES],
             tree=text.short(text.lines(summary.tree), TREE_LETTERS),
         )
     )
@@ -106,22 +96,30 @@ def _macro_f1(shown: Predictions) -> Any:
     return macro_f1_interval(shown, resamples=1000 if len(shown.names) <= 5000 else 200)
 
 
-def _mistakes(scores: Scores, shown: Predictions, thumbnails: Thumbnails, budget: int) -> dict[str, Any]:
-    taken_for: dict[str, Confusion] = {}
+def _mistakes(content: ReportContent, album: Album) -> dict[str, Any]:
+    scores, taken_for = content.scores, dict[str, Confusion]()
     for confusion in confusions(scores, len(scores.classes) ** 2):
         taken_for.setdefault(confusion.truth, confusion)
-    pictures = pictured(mistakes(shown, PICTURES), thumbnails, budget)
+    rows = [_mistake_row(mistake, content, album) for mistake in mistakes(content.headline, MISTAKES)]
+    hardest = sorted(scores.per_class, key=_hardest_first)
     return {
-        "mistakes": pictures,
-        "any_picture": any(row.source for row in pictures),
+        "mistakes": rows,
+        "any_picture": any(source for _, source, _ in rows),
+        "overlay_words": content.overlays.words if content.overlays and any(overlay for _, _, overlay in rows) else "",
         "wrong": scores.n - round(scores.accuracy.value * scores.n),
         "confusion_rows": confusion_rows(scores),
         "confusion_map": confusion_map(scores),
         "map_classes": MAP_CLASSES,
         "confusions": confusions(scores, CONFUSIONS),
-        "per_class": sorted(scores.per_class, key=_hardest_first),
+        "per_class": hardest[:CLASS_ROWS],
         "taken_for": taken_for,
     }
+
+
+def _mistake_row(mistake: Mistake, content: ReportContent, album: Album) -> tuple[Mistake, str, str]:
+    """The mistake, its picture and what the answer was made from; either may be empty."""
+    overlay = content.overlays.pictures.get(mistake.name) if content.overlays else None
+    return mistake, album.take(mistake.name), album.drawn(overlay)
 
 
 def _hardest_first(row: ClassScore) -> tuple[bool, float, str]:
@@ -138,6 +136,17 @@ def _calibration(shown: Predictions) -> dict[str, Any]:
     }
 
 
+def _abstention(content: ReportContent) -> dict[str, Any]:
+    rule = content.summary.abstain
+    if rule is None:
+        return {"rule": None}
+    on = content.test if rule.on == "test" and content.test else content.cross_validation
+    figure = coverage_figure(rule, on)
+    return {"rule": rule, "abstain_words": abstain_words(rule), "asked_words": asked_words(rule), "coverage": figure} | {
+        "answers_where": answers_where(rule)
+    }
+
+
 def _regularisation(summary: RunSummary) -> dict[str, Any]:
     head = summary.head
     return {
@@ -148,13 +157,14 @@ def _regularisation(summary: RunSummary) -> dict[str, Any]:
     }
 
 
-def _training(summary: RunSummary, augmented: Augmented | None) -> dict[str, Any]:
-    history = summary.history
-    sheet = {"augmented": augmented, "sheet": data_uri(augmented.sheet) if augmented else "", "history": history}
+def _training(content: ReportContent, album: Album) -> dict[str, Any]:
+    summary, history, augmented = content.summary, content.summary.history, content.augmented
+    sheet = {"augmented": augmented, "sheet": album.drawn(augmented.sheet) if augmented else "", "history": history}
     if history is None:
         return sheet
     return sheet | {
         "curves": curves_figure(history),
+        "epochs": history.epochs[-EPOCH_ROWS:],
         "kept": kept,
         "judgement": judgement(summary),
         "share_words": share_words(history),

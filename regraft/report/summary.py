@@ -7,6 +7,7 @@ import numpy as np
 
 from regraft.evaluate.calibration import chance_calibration_error, claims
 from regraft.evaluate.interval import Z_95
+from regraft.report.abstention import abstain_words
 from regraft.report.compared import judgement
 from regraft.report.text import NBSP, count, counted, percent, plain, points, span
 from regraft.values import Interval, Predictions, RunSummary, Scores
@@ -32,6 +33,7 @@ def sentences(summary: RunSummary, shown: Predictions) -> tuple[str, ...]:
         _against_baseline(scores, shown.multi_label),
         _sureness(scores, shown),
         _worst(scores, shown.multi_label),
+        abstain_words(summary.abstain) if summary.abstain else "",
         _set_aside(summary),
     )
     return tuple(sentence for sentence in candidates if sentence)

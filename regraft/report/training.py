@@ -14,6 +14,7 @@ from regraft.values import Epoch, History
 
 LEFT, RIGHT = 62.0, WIDTH - 14
 LOSS, ACCURACY, RATES = (22.0, 190.0), (218.0, 386.0), (414.0, 482.0)  # top and bottom of the three panels
+MOST_DOTS = 300  # epochs: beyond it they would only make the line thicker
 PHASE_WIDTH = 58.0  # of "phase 1" in the figure's units
 Scale = Callable[[float], float]
 
@@ -161,6 +162,8 @@ def _curve(
     finite = [(number, value) for number, value in values if math.isfinite(value)]
     drawing.path([(x(number), y(value)) for number, value in finite], f"curve {series}")
     for number, value in finite:
+        if len(finite) > MOST_DOTS and number != ringed:
+            continue
         words = f"epoch {number}, {name}: {text(value)}".replace(NBSP, " ")
         drawing.dot((x(number), y(value)), 2.6, f"dot {series}", words)
         if number == ringed:

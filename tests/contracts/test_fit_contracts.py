@@ -118,7 +118,7 @@ def test_the_run_folder_holds_what_it_promises(case: Case) -> None:
     assert case.fitted.folder is not None
     assert case.fitted.summary is not None
     names = {path.name for path in case.fitted.folder.iterdir()}
-    assert {"model.safetensors", "config.json", "predictions.parquet", "report.html"} <= names
+    assert {"model.safetensors", "config.json", "predictions.parquet", "report.html", "report.json", "README.md"} <= names
     config = json.loads((case.fitted.folder / "config.json").read_text())
     assert config["classes"] == list(case.fitted.classes)
     assert config["features"]["kind"] == ("last" if case.plain else "stages")

@@ -76,7 +76,7 @@ class Counts:
         """A fit got through."""
         self.ends += 1
         same = (run / MODEL).exists() and sha256(run / MODEL) == whole.model
-        complete = all((run / one).exists() for one in ("config.json", "predictions.parquet", "report.html"))
+        complete = all((run / one).exists() for one in ("config.json", "predictions.parquet", "report.json", "report.html"))
         if not (same and complete) or states_in(run):
             self.wrong += 1
             print(f"{name}: {run} ended otherwise: the same model {same}, complete {complete}, states left {states_in(run)}")
