@@ -21,6 +21,7 @@ from regraft.evaluate.abstain import Thresholds, judge_rule
 from regraft.evaluate.metrics import score
 from regraft.evaluate.novelty import Novelty
 from regraft.evaluate.probability import confidences, decisions, known_truth, right, sureness
+from regraft.findings import Audit
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device
 from regraft.task.classify import predictions_of, top_classes
@@ -51,6 +52,7 @@ class Fitted:
     thresholds: Thresholds = field(default_factory=Thresholds)
     folder: Path | None = None
     summary: RunSummary | None = None
+    audit: Audit | None = None
     notes: tuple[str, ...] = field(default=())
 
     def __repr__(self) -> str:

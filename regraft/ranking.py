@@ -26,7 +26,7 @@ from regraft.errors import OutOfSpace, RegraftError, TooFewImages, TooManyUnread
 from regraft.evaluate.compare import mean_and_error
 from regraft.evaluate.metrics import score
 from regraft.evaluate.probability import decisions, known_truth, negative_log_likelihoods, right
-from regraft.pipeline import MOST_REJECTED
+from regraft.prepare import MOST_REJECTED
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device, Recipe
 from regraft.strategies import Head

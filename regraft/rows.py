@@ -114,7 +114,7 @@ class CsvRows:
         return Prediction(path=path, status=_status(status), reason=reason, top=top, abstained=abstained == "yes", why=why)
 
     def shown_path(self, path: str) -> str:
-        return _safe_cell(path)
+        return safe_cell(path)
 
 
 def column_names(columns: int) -> list[str]:
@@ -128,7 +128,8 @@ def as_utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _safe_cell(text: str) -> str:
+def safe_cell(text: str) -> str:
+    """`text` as no spreadsheet takes it for a formula."""
     text = as_utf8(text)
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
@@ -136,7 +137,7 @@ def _safe_cell(text: str) -> str:
 def _csv_line(cells: list[str]) -> bytes:
     line = io.StringIO()
     # The writer quotes a lone carriage return only when it is part of its own line ending.
-    csv.writer(line, lineterminator="\r\n").writerow([_safe_cell(cell) for cell in cells])
+    csv.writer(line, lineterminator="\r\n").writerow([safe_cell(cell) for cell in cells])
     return line.getvalue().removesuffix("\r\n").encode("utf-8") + b"\n"
 
 

@@ -42,14 +42,14 @@ def audit_samples(seen: Seen, copies: tuple[Copies, ...], tested: Predictions | 
     """
     samples = (*seen.train, *seen.test)
     parts = ["train"] * len(seen.train) + ["test"] * len(seen.test)
-    names, labels = [sample.name for sample in samples], [", ".join(sample.labels) for sample in samples]
+    names, labels = names_of(seen.train, seen.test), [", ".join(sample.labels) for sample in samples]
     truth = known_truth(seen.answers)
     noise = fit_noise(seen.answers)
     looks = seen.looks
     return Audit(
         images=len(samples),
         copies=copies,
-        leak=_leak(copies, tested),
+        leak=_leak(copies, names[len(seen.train) :], tested),
         suspects=suspect_labels(seen.answers, parts, noise),
         wrong=noise.wrong,
         mixed=mixed_classes(seen.answers),
@@ -91,8 +91,14 @@ def _outliers(seen: Seen, names: Sequence[str], labels: Sequence[str]) -> tuple[
     return outliers_of(seen.distances, [names[row] for row in rows], [labels[row] for row in rows])
 
 
-def _leak(copies: tuple[Copies, ...], tested: Predictions | None) -> Leak | None:
-    """Test images that show what a training image shows, and the scores on all others."""
+def names_of(train: Sequence[Sample], test: Sequence[Sample]) -> list[str]:
+    """What to call each image: its name, or its path where a separate test set has a name that a training image has too."""
+    taken = {sample.name for sample in train}
+    return [*(s.name for s in train), *(str(s.path) if s.name in taken else s.name for s in test)]
+
+
+def _leak(copies: tuple[Copies, ...], names: Sequence[str], tested: Predictions | None) -> Leak | None:
+    """Test images that show what a training image shows, and the scores on all others; `names` are those of `tested`."""
     if tested is None:
         return None
     twin_of: dict[str, str] = {}
@@ -102,7 +108,7 @@ def _leak(copies: tuple[Copies, ...], tested: Predictions | None) -> Leak | None
             twin_of |= {name: learned for name, part in zip(group.names, group.parts, strict=True) if part == "test"}
     if not twin_of:
         return None
-    clean = np.array([name not in twin_of for name in tested.names])
+    clean = np.array([name not in twin_of for name in names])
     return Leak(
         names=tuple(twin_of), twins=tuple(twin_of.values()), scores_without=score(_of(tested, clean)) if clean.any() else None
     )

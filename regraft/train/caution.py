@@ -24,13 +24,18 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caution:
-    """What goes with a model so that it knows what it does not know. `calibrated` and `rule` say what it is worth."""
+    """What goes with a model so that it knows what it does not know. `calibrated` and `rule` say what it is worth.
+
+    `distances` are those of the training images at `measured` from those of other folds; None where nothing measures them.
+    """
 
     temperature: float
     novelty: Novelty | None
     thresholds: Thresholds
     calibrated: Calibrated
     rule: AbstainRule
+    measured: Rows
+    distances: NDArray[np.float64] | None
 
 
 def caution_of(setting: Setting, model: Model, *, max_error: float | None = None, coverage: float | None = None) -> Caution:
@@ -55,6 +60,8 @@ def caution_of(setting: Setting, model: Model, *, max_error: float | None = None
         novelty=novelty,
         thresholds=thresholds,
         calibrated=_calibrated(test or judged, temperature, on),
+        measured=measured.train if measured else np.zeros(0, np.int64),
+        distances=distance_N,
         rule=judge_rule(thresholds, shown.sure, shown.distance, shown.right, on=on, max_error=max_error, coverage=coverage),
     )
 

@@ -1,0 +1,124 @@
+"""What is wrong with a folder of images and its labels: `regraft.audit`, and what every fit says of its data."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from regraft.artifact.durable import write_synced
+from regraft.audit.audit import Seen, audit_samples
+from regraft.clock import Clock
+from regraft.data.excluded import ACTION, EXCLUDE, PATH
+from regraft.evaluate.table import cannot_write
+from regraft.evaluate.temperature import fit_temperature
+from regraft.findings import Audit
+from regraft.prepare import Prepared, prepare
+from regraft.progress import Progress, Silent
+from regraft.recipe import Recipe
+from regraft.rows import safe_cell
+from regraft.task.classify import predictions_of, targets_of
+from regraft.train.caution import Caution, novelty_of
+from regraft.values import Predictions, Rejected
+
+
+def audit(recipe: Recipe, *, progress: Progress = Silent()) -> tuple[Audit, tuple[Rejected, ...]]:
+    """Audit the data of a recipe; images that could not be read are given beside the findings.
+
+    One pass over the images and a solved head, both from the cache where they are there; nothing is written, nothing on disk is
+    touched. Raises the errors of the stages of a fit.
+    """
+    clock = Clock()
+    ready = prepare(recipe, clock, progress)
+    with clock("audit"):
+        found = audit_of(ready, _tested(ready), None)
+    rejected = (*ready.samples.rejected, *ready.split.rejected, *ready.observed.rejected)
+    return replace(found, seconds=clock.seconds()["total"]), rejected
+
+
+def audit_of(ready: Prepared, tested: Predictions | None, caution: Caution | None) -> Audit:
+    """The findings in data that is prepared; `tested` are the answers to the test images by which a model is judged.
+
+    `caution` may hold distances of training images that need not be measured again.
+    """
+    clock = Clock()
+    with clock("audit"):
+        observed = ready.observed
+        if caution is not None and caution.distances is not None:
+            distant, distances = caution.measured, caution.distances
+        else:
+            distant = np.arange(len(observed.train))
+            distances = novelty_of(observed.train_features, observed.folds_N, ready.extracted.columns)[1]
+        seen = Seen(
+            train=observed.train,
+            test=observed.test,
+            looks=ready.looks,
+            answers=_answers(ready),
+            folds_N=observed.folds_N,
+            distant=distant,
+            distances=distances,
+        )
+        kept = sum(len(group.names) for group in ready.copies)
+        found = audit_samples(seen, ready.copies, tested, kept_together=kept if ready.split.drawn else 0)
+    return replace(found, seconds=clock.seconds()["total"])
+
+
+def _answers(ready: Prepared) -> Predictions:
+    """Of every image the calibrated answer of a solved head that had not seen it."""
+    observed, split = ready.observed, ready.split
+    logits_NK = ready.solved.out_of_fold_NK
+    temperature = fit_temperature(logits_NK, targets_of(observed.train, split.classes, split.multi_label))
+    both = np.concatenate([logits_NK, ready.solved.logits(observed.test_features)]) / temperature
+    return predictions_of((*observed.train, *observed.test), split.classes, split.multi_label, both)
+
+
+def _tested(ready: Prepared) -> Predictions | None:
+    if not ready.observed.test:
+        return None
+    logits_MK = ready.solved.logits(ready.observed.test_features)
+    return predictions_of(ready.observed.test, ready.split.classes, ready.split.multi_label, logits_MK)
+
+
+def write_fix_list(found: Audit, path: Path) -> int:
+    """Write what an audit found as a CSV table to edit, for `fit --exclude`; returns its number of rows.
+
+    Columns: path, action, finding, detail. Only equal copies under one label, all but the first, are down for exclusion; everything
+    else is for a person to decide. Raises UsageError or OutOfSpace where the file cannot be written.
+    """
+    rows = list(_fixes(found))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow((PATH, ACTION, "finding", "detail"))
+    # A name is a key here, as it is: what would be a formula to a spreadsheet is only made safe in the words beside it.
+    writer.writerows((name, action, finding, safe_cell(detail)) for name, action, finding, detail in rows)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write_synced(temporary, text.getvalue().encode("utf-8", "backslashreplace"))
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+    return len(rows)
+
+
+def _fixes(found: Audit) -> Iterator[tuple[str, str, str, str]]:
+    for group in found.copies:
+        same = group.sameness != "altered" and not group.across_classes and not group.across_parts
+        for number, name in enumerate(group.names):
+            others = "; ".join(other for other in group.names if other != name)
+            what = (
+                "copy, across classes"
+                if group.across_classes
+                else "copy, in training and test"
+                if group.across_parts
+                else "copy"
+            )
+            yield name, EXCLUDE if same and number else "", what, f"{group.change}: {others}"
+    for suspect in found.suspects:
+        yield suspect.name, "", "suspect label", f"{suspect.label}, rather {suspect.suggested} ({100 * suspect.instead:.0f} %)"
+    for outlier in found.outliers:
+        yield outlier.name, "", "outlier", f"{outlier.distance:.1f} times the usual distance from other images"
+    for odd in found.odd:
+        yield odd.name, "", odd.code, odd.reason

@@ -1,0 +1,235 @@
+"""From images on disk to a solved head: what a fit, an audit and whatever else looks at images begin with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.artifact.schema import check_class_names
+from regraft.audit.audit import names_of
+from regraft.audit.copies import copies_of, find_copies, groups_of
+from regraft.backbone.features import later_stages
+from regraft.backbone.graph import TOKENS
+from regraft.backbone.load import load_backbone
+from regraft.backbone.model import Backbone
+from regraft.cache.engines import give_back, pick_device
+from regraft.cache.extract import Extracted, extract_features
+from regraft.cache.store import default_folder
+from regraft.clock import Clock
+from regraft.data.look import Looks, looks_from
+from regraft.data.materialise import on_disk
+from regraft.data.native import FOR_HEAD, FOR_TRAINING, smaller_size, usual_side
+from regraft.data.read import read_samples
+from regraft.data.split import keep_together, split_samples
+from regraft.errors import UsageError
+from regraft.findings import Alike, Copies
+from regraft.progress import Progress, Silent
+from regraft.recipe import DEFAULT_BACKBONE, Recipe
+from regraft.saved import load
+from regraft.strategies import Auto, Head, Strategy
+from regraft.task.classify import targets_of
+from regraft.train.chance import seeded
+from regraft.train.head_fit import HeadFit, fit_head
+from regraft.train.memory import head_key, recall_head, remember_head
+from regraft.train.observed import Observed, observe
+from regraft.train.own_head import OwnHead, baseline_of, own_head_of
+from regraft.train.strategy import check_strategy, resolved
+from regraft.values import Sample, Samples, Split
+
+# More of the images than this may not be left out without being asked: the issue is then the data, not a file.
+MOST_REJECTED = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What is known before anything is trained. `recipe` names data on disk, `strategy` is it with its defaults filled in.
+
+    `looks` and `copies` are of the readable images in the order of `observed`: training images, then test images. `solved` is
+    the head that `baseline` describes; `own` a head of the user's own.
+    """
+
+    recipe: Recipe
+    strategy: Strategy
+    baseline: Head
+    own: OwnHead | None
+    backbone: Backbone
+    samples: Samples
+    split: Split
+    extracted: Extracted
+    observed: Observed
+    looks: Looks
+    copies: tuple[Copies, ...]
+    solved: HeadFit
+
+
+def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
+    """Load, read, split, extract and solve. Raises the errors of each stage."""
+    with clock("backbone"):
+        # Before the data: a wrong name or device is told at once, not after 70,000 files.
+        pick_device(recipe.device)
+        backbone = _load(recipe, progress)
+        strategy = resolved(recipe.strategy)
+        check_strategy(strategy, backbone)
+    with clock("data"):
+        recipe = replace(recipe, data=on_disk(recipe.data, recipe.cache or default_folder(), progress=progress))
+        samples, split = _read(recipe, progress)
+        backbone = _for_small_images(recipe, backbone, split, progress)
+        own = own_head_of(strategy, backbone, len(split.classes), seed=recipe.seed)
+        baseline = baseline_of(strategy, backbone, own)
+    with clock("features"):
+        extracted = _extract(recipe, samples, split, backbone, progress)
+    with clock("copies"):
+        alike = _alike(split, extracted)
+        together = keep_together(split, recipe.data, recipe.seed, _numbered(alike, split))
+        if together.how != split.how:
+            progress.note(together.how)
+        extracted = extracted.reordered(_order(split, together))
+        split = together
+        observed, looks = observe(split, extracted), _looks(extracted)
+        copies = copies_of(alike, *_described(observed.train, observed.test))
+    with clock("head"):
+        # Always: it costs little, and whatever costs more starts from it or has to beat it.
+        solved = _solve(recipe, baseline, split, observed, extracted, progress)
+    return Prepared(
+        recipe=recipe,
+        strategy=strategy,
+        baseline=baseline,
+        own=own,
+        backbone=backbone,
+        samples=samples,
+        split=split,
+        extracted=extracted,
+        observed=observed,
+        looks=looks,
+        copies=copies,
+        solved=solved,
+    )
+
+
+def _load(recipe: Recipe, progress: Progress) -> Backbone:
+    if recipe.go_on_from is not None:
+        return _network_of(recipe, recipe.go_on_from, progress)
+    with seeded(recipe.seed):  # random weights follow from the seed
+        backbone = load_backbone(
+            recipe.backbone,
+            weights=recipe.weights,
+            size=recipe.size,
+            whole_image=True,
+            trust=recipe.trust,
+            head_path=recipe.head_path,
+            channels=recipe.channels,
+        )
+    for note in backbone.notes:
+        progress.note(note)
+    return backbone
+
+
+def _for_small_images(recipe: Recipe, backbone: Backbone, split: Split, progress: Progress) -> Backbone:
+    """The network at a smaller size where the images are far smaller than it: enlarging them further costs time and tells
+    nothing new. For a head, and for `auto`, whose time is short; whoever names what is to be trained gets the network's own
+    size."""
+    if not isinstance(recipe.strategy, Head | Auto) or recipe.size is not None or recipe.go_on_from is not None:
+        return backbone
+    if any(stage.layout == TOKENS for stage in backbone.stages):
+        return backbone  # made for one number of tokens
+    side = usual_side(split.train)
+    size = smaller_size(side, backbone.preprocess, FOR_TRAINING if isinstance(recipe.strategy, Auto) else FOR_HEAD)
+    if size is None:
+        return backbone
+    try:
+        smaller = _load(replace(recipe, size=size), Silent())
+    except UsageError:
+        return backbone  # a network of one size
+    progress.note(f"the images are about {side} pixels wide: worked with at {size} pixels (--size)")
+    return smaller
+
+
+def _network_of(recipe: Recipe, run: Path, progress: Progress) -> Backbone:
+    """The network of an earlier run; its head is solved anew."""
+    named = None if recipe.backbone == DEFAULT_BACKBONE else recipe.backbone
+    earlier = load(run, backbone=named, trust=recipe.trust)
+    for note in earlier.notes:
+        progress.note(note)
+    return earlier.backbone
+
+
+def _read(recipe: Recipe, progress: Progress) -> tuple[Samples, Split]:
+    samples = read_samples(recipe.data, progress=progress)
+    check_class_names(samples.classes)
+    progress.note(samples.tree)
+    for note in samples.notes:
+        progress.note(note)
+    split = split_samples(samples, recipe.data, recipe.seed, progress=progress)
+    progress.note(split.how)
+    for note in split.notes:
+        progress.note(note)
+    return samples, split
+
+
+def _extract(recipe: Recipe, samples: Samples, split: Split, backbone: Backbone, progress: Progress) -> Extracted:
+    images = [*split.train, *split.test]
+    already = len(samples.rejected) + len(split.rejected)
+    most = None if recipe.data.skip_bad else max(0, int(MOST_REJECTED * (len(images) + already)) - already)
+    extracted = extract_features(
+        images,
+        backbone,
+        later_stages(backbone),
+        cache=recipe.cache or default_folder(),
+        device=recipe.device,
+        most_rejected=most,
+        with_looks=True,
+        progress=progress,
+    )
+    give_back()
+    return extracted
+
+
+def _solve(
+    recipe: Recipe, strategy: Head, split: Split, observed: Observed, extracted: Extracted, progress: Progress
+) -> HeadFit:
+    cache, classes = recipe.cache or default_folder(), len(split.classes)
+    targets = targets_of(observed.train, split.classes, split.multi_label)
+    digests = observed.digests[: len(observed.train)]
+    key = head_key(extracted.table, digests, targets, observed.folds_N, classes, strategy)
+    head = recall_head(cache, key)
+    if head is None:
+        features, columns = observed.train_features, extracted.columns
+        head = fit_head(strategy, features, columns, targets, observed.folds_N, classes=classes, progress=progress)
+        remember_head(cache, key, head)
+    return head
+
+
+def _looks(extracted: Extracted) -> Looks:
+    assert extracted.looks is not None, "asked for when the features were extracted"
+    return looks_from([row.tobytes() for row in extracted.looks[:]])
+
+
+def _alike(split: Split, extracted: Extracted) -> tuple[Alike, ...]:
+    samples = [*split.train, *split.test]
+    kept = [samples[i] for i in extracted.kept_M]
+    inside = int(np.count_nonzero(extracted.kept_M < len(split.train)))
+    return find_copies(_looks(extracted), extracted.digests, names_of(kept[:inside], kept[inside:]))
+
+
+def _described(train: Sequence[Sample], test: Sequence[Sample]) -> tuple[list[str], list[str], list[str]]:
+    """Names, labels and parts of the images."""
+    labels = [", ".join(sample.labels) for sample in (*train, *test)]
+    return names_of(train, test), labels, ["train"] * len(train) + ["test"] * len(test)
+
+
+def _numbered(alike: Sequence[Alike], split: Split) -> NDArray[np.int64]:
+    """For each of the split's images, training images first, the number of those that show the same; -1 for one that is alone."""
+    groups = groups_of(alike)
+    numbers = {group: number for number, group in enumerate(sorted(set(groups.values())))}
+    names = names_of(split.train, split.test)
+    return np.array([numbers[groups[name]] if name in groups else -1 for name in names], np.int64)
+
+
+def _order(before: Split, after: Split) -> NDArray[np.int64]:
+    """Where each image of the one split stood in the other."""
+    if not after.drawn:
+        return np.arange(len(after.train) + len(after.test), dtype=np.int64)
+    place = {sample.name: i for i, sample in enumerate((*before.train, *before.test))}
+    return np.array([place[sample.name] for sample in (*after.train, *after.test)], np.int64)
