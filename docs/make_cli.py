@@ -27,13 +27,15 @@ One line on standard output; nothing at all when the command fails. Undefined fi
   the same validation images), `gain_se` (its paired standard error), `validation` (how many images)}, `compared` (null
   unless `auto` was asked for) [{`strategy`, `accuracy`, `nll`, `gain` (in nats, over the solved head), `gain_se`,
   `seconds`, `kept`, `note` (why it was left out, or null)}], `seconds` {`features`, `head`, `total` and the other steps},
-  `engine`, `cache` {`hits`, `misses`}, `report`. `features` and `l2` are always those of the solved head. With `--resume`
+  `engine`, `cache` {`hits`, `misses`}, `report`, `calibration` {`temperature`, `on`, `images`, `nll_before`, `nll_after`,
+  `ece_before`, `ece_after`}, `abstain` {`confidence`, `distance` (thresholds, null where there is none), `max_error`,
+  `asked_coverage` (what was asked for), `on`, `covered`, `error_answered`, `error_all`}. `features` and `l2` are always those of the solved head. With `--resume`
   on a run that is finished: `run` and `finished` (true), nothing else
 - `evaluate`: `n`, `accuracy` {`value`, `low`, `high`, `n`}, `macro_f1`, `nll`, `ece`, `baseline`, `per_class` [{`class`,
   `precision`, `recall`, `f1`, `support`, `predicted`}], `confusion` (rows are the true classes; null for several labels per
-  image), `classes`, `rejected` (how many), `rejected_images` [{`path`, `code`, `reason`}]
+  image), `classes`, `abstain` (as above, on these images), `rejected` (how many), `rejected_images` [{`path`, `code`, `reason`}]
 - `predict`: one line per input: `path`, `status` ("ok" or "failed"), `reason` (null when ok), `predictions` [{`class`,
-  `probability`}], best first
+  `probability`}], best first, `abstained` (whether the answer should not be relied on), `why` (null where it may)
 - `inspect`: `source`, `weights`, `strategy`, `classes` (null: its own head), `head` [{`path`, `kind`, `in_features`,
   `out_features`, `found_by`, `role` ("main" or "auxiliary")}], `stages` [{`name`, `parameters`, `trainable`, `shape` (without
   N), `layout`, `stride` (of maps), `number` (from the end; null for one of pooling, normalisation or activation alone)}],
@@ -47,6 +49,12 @@ One line on standard output; nothing at all when the command fails. Undefined fi
 - `rank`: `recommended`, `best`, `images`, `folds`, `classes`, `baseline`, `backbones` [{`backbone`, `status` ("ok" or
   "failed"), `reason`, `accuracy` {`value`, `error`}, `nll` {`value`, `error`}, `behind` {`value`, `error`}, `tied`, `features`,
   `imagenet_top1`, `parameters`, `images_per_s`, `engine`, `cached`, `seconds`}], best first; each `error` is a standard error
+- `audit`: `images`, `unreadable` [{`path`, `code`, `reason`}], `copies` [{`names`, `labels`, `parts` (each in the same order),
+  `sameness` ("file", "pixels" or "altered"), `change`, `across_classes`, `across_parts`}], `leak` (null, or `names` of test
+  images with their `twins` among the training images, and the scores `without` them), `suspects` [{`name`, `label`,
+  `suggested`, `given`, `instead`, `part`, `wrong`}] (probabilities; `wrong`: that the label is), `wrong_labels` (the expected
+  share), `mixed` [{`one`, `other`, `accuracy`}], `outliers` [{`name`, `label`, `distance`}], `odd` [{`name`, `label`, `code`,
+  `reason`}], `shortcuts` [{`what`, `accuracy`, `baseline`, `words`}], `imbalance`, `kept_together`, `seconds`, `fix_list`
 - `report`: `run`, and where its files are: `report` (the page), `json` (for programs), `card` (README.md)
 - `cache list`: `folder`, `tables` [{`name`, `rows`, `bytes`, `description`}], `datasets` [{`name`, `images`, `bytes`}];
   `cache clear`: `folder`, `freed` (bytes)

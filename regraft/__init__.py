@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from regraft.api import fit
+    from regraft.api import audit, fit
     from regraft.backbone.structure import inspect
     from regraft.errors import (
         BackboneNotFound,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         SavedModelRefused,
         UsageError,
     )
+    from regraft.findings import Audit
     from regraft.fitted import Fitted, pretrained
     from regraft.ranking import rank
     from regraft.recipe import Data, Own, Recipe
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Audit",
     "Auto",
     "BackboneNotFound",
     "Data",
@@ -64,6 +66,7 @@ __all__ = [
     "Training",
     "UsageError",
     "__version__",
+    "audit",
     "fit",
     "inspect",
     "load",
@@ -73,7 +76,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "regraft.api": ("fit",),
+    "regraft.api": ("audit", "fit"),
     "regraft.backbone.structure": ("inspect",),
     "regraft.errors": (
         "BackboneNotFound",
@@ -86,6 +89,7 @@ _HOMES = {
         "SavedModelRefused",
         "UsageError",
     ),
+    "regraft.findings": ("Audit",),
     "regraft.fitted": ("Fitted", "pretrained"),
     "regraft.ranking": ("rank",),
     "regraft.recipe": ("Data", "Own", "Recipe"),

@@ -6,7 +6,9 @@ from types import NoneType
 
 from torch import nn
 
+from regraft.auditing import audit as run_audit
 from regraft.errors import UsageError
+from regraft.findings import Audit
 from regraft.fitted import Fitted
 from regraft.pipeline import fit as run_pipeline
 from regraft.place import place_run, reserved
@@ -123,6 +125,35 @@ def fit(
         progress.note(place.note)
     with reserved(place.folder):
         return run_pipeline(recipe, place.folder, resume=Resume() if resume else None, progress=progress)
+
+
+def audit(
+    data: str | Path | Data,
+    *,
+    backbone: str | Own | nn.Module = DEFAULT_BACKBONE,
+    weights: str | Path | None = None,
+    test: str | Path = "auto",
+    seed: int = 0,
+    device: Device = "auto",
+    cache: str | Path | None = None,
+    exclude: str | Path | None = None,
+    progress: Progress = Silent(),
+) -> Audit:
+    """What is wrong with labelled images: copies, leaks, wrong labels, images of little use, shortcuts. No file is touched.
+
+    Arguments as `fit` takes them. Images that cannot be read are left out, however many. Raises what `fit` raises.
+    """
+    _check_types(data=data, test=test, seed=seed, backbone=backbone, cache=cache, exclude=exclude)
+    chosen = data if isinstance(data, Data) else Data(path=Path(data), test=test, skip_bad=True)
+    recipe = Recipe(
+        data=replace(chosen, path=Path(chosen.path), exclude=Path(exclude) if exclude is not None else chosen.exclude),
+        backbone=Own(module=backbone) if isinstance(backbone, nn.Module) else backbone,
+        weights=None if weights is None else str(weights),
+        seed=seed,
+        device=device,
+        cache=None if cache is None else Path(cache),
+    )
+    return run_audit(recipe, progress=progress)[0]
 
 
 def _check_types(**given: object) -> None:

@@ -125,6 +125,7 @@ def extract_features(
     ):
         looks = _Looks(seen) if with_looks else None
         results, digests, misses = _run(samples, table, chosen, backbone.preprocess, where, most_rejected, progress, looks)
+        looks_MB = looks.rows(digests) if looks else None
     stored = [row for row in results if isinstance(row, int)]
     return Extracted(
         features=table.rows(stored),
@@ -138,7 +139,7 @@ def extract_features(
         hits=len(stored) - misses,
         misses=misses,
         seconds=time.perf_counter() - start,
-        looks=looks.rows(digests) if looks else None,
+        looks=looks_MB,
     )
 
 

@@ -52,7 +52,7 @@ def _interval(interval: "Interval") -> dict[str, Any]:
     return {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
 
 
-def _figures(scores: "Scores") -> dict[str, Any]:
+def scores_fields(scores: "Scores") -> dict[str, Any]:
     return {
         "accuracy": _interval(scores.accuracy),
         "macro_f1": scores.macro_f1,
@@ -73,8 +73,8 @@ def fit_fields(summary: "RunSummary") -> dict[str, Any]:
         "l2": summary.head.l2,
         "classes": summary.classes,
         "images": {"train": summary.train, "test": summary.test, "rejected": len(summary.rejected)},
-        "test": _figures(summary.test_scores) if summary.test_scores else None,
-        "cross_validation": _figures(summary.cross_validation),
+        "test": scores_fields(summary.test_scores) if summary.test_scores else None,
+        "cross_validation": scores_fields(summary.cross_validation),
         "calibration": asdict(summary.calibrated) if summary.calibrated else None,
         "abstain": abstain_fields(summary.abstain) if summary.abstain else None,
         "training": _training_fields(summary.history) if summary.history else None,
@@ -131,7 +131,7 @@ def evaluate_fields(evaluation: "Evaluation") -> dict[str, Any]:
     scores = evaluation.scores
     return {
         "n": scores.n,
-        **_figures(scores),
+        **scores_fields(scores),
         "per_class": [_class_fields(item) for item in scores.per_class],
         "confusion": None if scores.confusion_KK is None else scores.confusion_KK.tolist(),
         "classes": scores.classes,
@@ -186,9 +186,9 @@ def print_fit(summary: "RunSummary") -> None:
     if summary.history:
         rows += [("trained", f"{summary.history.what}; {_kept_text(summary.history)}")]
     if summary.history or summary.compared:
-        rows += [("verdict", _on_screen(judgement(summary)))]
+        rows += [("verdict", on_screen(judgement(summary)))]
     if summary.rule:
-        rows += [("rule of thumb", f"{_on_screen(summary.rule.advice)} ({_likeness(summary.rule)})")]
+        rows += [("rule of thumb", f"{on_screen(summary.rule.advice)} ({_likeness(summary.rule)})")]
     rows += [("cache", f"{summary.cache_hits:,} images known, {summary.cache_misses:,} new")]
     right = "" if cross.confusion_KK is not None else ", every label right"
     rows += [("baseline", _baseline_text(test or cross))]
@@ -225,7 +225,7 @@ def _likeness(rule: "RuleOfThumb") -> str:
     return f"{rule.images:,} training images{alike}"
 
 
-def _on_screen(text: str) -> str:
+def on_screen(text: str) -> str:
     """The report's words with plain blanks and signs."""
     return text.replace("\u00a0", " ").replace("\u2212", "-")
 
@@ -241,15 +241,15 @@ def _print_compared(summary: "RunSummary") -> None:
                 f"{'* ' if one.kept else '  '}{one.strategy}",
                 percent(one.accuracy) if math.isfinite(one.accuracy) else "-",
                 f"{one.nll:.3f}" if math.isfinite(one.nll) else "-",
-                _on_screen(gain_words(one)).replace("\u2013", "-"),
-                _on_screen(spent(one)).replace("\u2013", "-"),
+                on_screen(gain_words(one)).replace("\u2013", "-"),
+                on_screen(spent(one)).replace("\u2013", "-"),
             )
             for one in summary.compared
         ],
     )
     for one in summary.compared:
         if not one.kept:
-            print_line(f"{one.strategy}: {_on_screen(outcome(one, summary.compared))}")
+            print_line(f"{one.strategy}: {on_screen(outcome(one, summary.compared))}")
     print_line()
 
 
