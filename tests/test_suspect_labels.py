@@ -182,6 +182,19 @@ def test_says_where_a_suspect_belongs_and_what_the_heads_think() -> None:
         assert 0.5 <= one.wrong <= 1
 
 
+@pytest.mark.parametrize("make", [drawn, drawn_labels])
+def test_the_most_doubtful_can_be_had_in_any_case(make) -> None:  # type: ignore[no-untyped-def]
+    seen = make(np.random.default_rng(0))
+    noise, parts = fit_noise(seen), ["train"] * 400
+    assert suspect_labels(seen, parts, noise) == ()
+    found = suspect_labels(seen, parts, noise, always=7)
+    assert len(found) == 7
+    assert [one.given for one in found] == sorted(one.given for one in found)
+    assert all(one.wrong < 0.5 and one.given < one.instead and one.label != one.suggested for one in found)
+    agreeing = replace(seen, targets=seen.logits_NK > 0 if seen.multi_label else seen.logits_NK.argmax(axis=1))
+    assert suspect_labels(agreeing, parts, fit_noise(agreeing), always=7) == ()
+
+
 def test_one_class_and_one_image_give_nothing() -> None:
     alone = named(np.zeros((5, 1)), np.zeros(5, np.int64))
     assert fit_noise(alone).wrong.high == 0

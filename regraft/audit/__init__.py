@@ -1,1 +1,1 @@
-"""What is wrong with images and their labels, found from what the one pass left behind. NumPy and SciPy only."""
+"""What is wrong with images and their labels, found from what the one pass left behind. NumPy, SciPy and scikit-learn only."""

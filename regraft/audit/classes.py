@@ -4,7 +4,6 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from regraft.evaluate.interval import Z_95
 from regraft.evaluate.probability import Targets, known_truth
@@ -80,12 +79,11 @@ def _told_apart(truth: Targets, logits_NK: FloatArray, a: int, b: int) -> Interv
 def area_under_curve(ones_n: NDArray[np.float64], others_m: NDArray[np.float64]) -> Interval:
     """The share of pairs of one of `ones_n` and one of `others_m` in which the former is larger, ties half, with its interval.
 
-    The standard error is DeLong's, from the placements, in the fast form of Sun and Xu (2014). Both need two values or more.
+    The standard error is DeLong's, from the placements: for each value, the share of the others that it is on the right side
+    of. Both need two values or more.
     """
     n, m = len(ones_n), len(others_m)
-    ranks = rankdata(np.concatenate([ones_n, others_m]))
-    below_n = (ranks[:n] - rankdata(ones_n)) / m
-    above_m = 1 - (ranks[n:] - rankdata(others_m)) / n
+    below_n, above_m = _share_below(ones_n, others_m), 1 - _share_below(others_m, ones_n)
     area = float(below_n.mean())
     error = float(np.sqrt(below_n.var(ddof=1) / n + above_m.var(ddof=1) / m))
     if not 0 < area < 1:
@@ -94,3 +92,10 @@ def area_under_curve(ones_n: NDArray[np.float64], others_m: NDArray[np.float64])
     logit, half = np.log(area / (1 - area)), Z_95 * error / (area * (1 - area))
     low, high = 1 / (1 + np.exp(-(logit + np.array([-half, half]))))
     return Interval(value=area, low=float(low), high=float(high), n=n + m)
+
+
+def _share_below(values_n: NDArray[np.float64], others_m: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) shares of `others_m` that are smaller, equal ones counting half."""
+    ordered_m = np.sort(others_m)
+    twice_n = np.searchsorted(ordered_m, values_n, "left") + np.searchsorted(ordered_m, values_n, "right")
+    return np.asarray(twice_n / (2 * len(others_m)))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from regraft.audit.noise import LabelNoise, doubts, log_odds_of
 from regraft.evaluate.mistakes import labels
-from regraft.evaluate.probability import Targets, known_truth
+from regraft.evaluate.probability import Targets, decisions, known_truth
 from regraft.findings import Suspect
 from regraft.values import Predictions
 
@@ -17,68 +17,80 @@ NO_LABEL = "none"
 
 
 def suspect_labels(
-    predictions: Predictions, parts: Sequence[str], noise: LabelNoise, *, limit: int | None = None
+    predictions: Predictions, parts: Sequence[str], noise: LabelNoise, *, limit: int | None = None, always: int = 0
 ) -> tuple[Suspect, ...]:
     """The labels that are rather wrong than right, at most `limit` images, the likeliest wrong first.
 
     `predictions` are out of fold, those that `noise` was fitted to; `parts` says for each image where it belongs. The order is
-    that of the log-odds of the given label (self-confidence, sharpened), equal ones by name. There is none where nothing
-    speaks for wrong labels at all. Raises what `fit_noise` raises.
+    that of the log-odds of the given label (self-confidence, sharpened), equal ones by name. There is none where nothing speaks
+    for wrong labels at all; but the first `always` that the heads disagree with come in any case, with a `wrong` below 1/2.
+    Labels that were mixed up between two classes look like classes that are alike, and are found in no other way. Raises what
+    `fit_noise` raises.
     """
     truth = known_truth(predictions)
     if len(parts) != len(truth):
         raise ValueError(f"expected a part for each of {len(truth)} images, got {len(parts)}")
-    wrong = doubts(predictions, noise)
-    wrong_N = wrong if wrong.ndim == 1 else wrong.max(axis=1)
-    rows = np.flatnonzero(wrong_N >= SUSPECT_FROM)
+    disagree = decisions(predictions) != truth
+    rows = np.flatnonzero(disagree if disagree.ndim == 1 else disagree.any(axis=1))
     if not len(rows):
         return ()
-    # By log-odds and not by the probability, which is 1 for many.
-    least = log_odds_of(predictions.logits_NK, truth, noise.sharpness)
-    least_N = least if least.ndim == 1 else _at_worst(least, wrong)
-    order = sorted(rows, key=lambda row: (-wrong_N[row], least_N[row], predictions.names[row]))
-    return tuple(_suspect(predictions, truth, noise, wrong, int(row), parts[row]) for row in order[:limit])
+    wrong, odds = doubts(predictions, noise), log_odds_of(predictions.logits_NK, truth, noise.sharpness)
+    suspect = _several if truth.ndim == 2 else _single
+    suspects = [suspect(predictions, truth, noise, wrong, odds, int(row), parts[row]) for row in rows]
+    # By what is given too: the probability of being wrong is 1, or 0, for many.
+    suspects.sort(key=lambda one: (-one.wrong, one.given, one.name))
+    listed = max(sum(one.wrong >= SUSPECT_FROM for one in suspects), always)
+    return tuple(suspects[:listed][:limit])
 
 
-def _at_worst(values_NK: NDArray[np.float64], wrong_NK: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(values_NK[np.arange(len(values_NK)), wrong_NK.argmax(axis=1)])
-
-
-def _suspect(
-    predictions: Predictions, truth: Targets, noise: LabelNoise, wrong: NDArray[np.float64], row: int, part: str
+def _single(
+    predictions: Predictions,
+    truth: Targets,
+    noise: LabelNoise,
+    wrong_N: NDArray[np.float64],
+    odds_N: NDArray[np.float64],
+    row: int,
+    part: str,
 ) -> Suspect:
-    classes, logits_K = predictions.classes, predictions.logits_NK[row].astype(np.float64) * noise.sharpness
-    if truth.ndim == 2:
-        given_K, wrong_K = np.asarray(truth[row]), wrong[row]
-        worst = int(wrong_K.argmax())
-        instead = _chance(-logits_K[worst] if given_K[worst] else logits_K[worst])
-        return Suspect(
-            name=predictions.names[row],
-            label=_joined(labels(classes, given_K)),
-            suggested=_joined(labels(classes, given_K ^ (wrong_K >= SUSPECT_FROM))),
-            given=1 - instead,
-            instead=instead,
-            part=part,
-            wrong=float(wrong_K[worst]),
-        )
-    own = int(truth[row])
-    chances_K = np.exp(logits_K - logits_K.max())
-    chances_K /= chances_K.sum()
-    rest_K = np.where(np.arange(len(classes)) == own, -1.0, chances_K)
-    other = int(rest_K.argmax())
+    others_K = predictions.logits_NK[row].astype(np.float64) * noise.sharpness
+    log_sum = np.logaddexp.reduce(others_K)
+    others_K[truth[row]] = -np.inf
     return Suspect(
         name=predictions.names[row],
-        label=classes[own],
-        suggested=classes[other],
-        given=float(chances_K[own]),
-        instead=float(chances_K[other]),
+        label=predictions.classes[int(truth[row])],
+        suggested=predictions.classes[int(others_K.argmax())],
+        given=_chance(odds_N[row]),
+        instead=float(np.exp(others_K.max() - log_sum)),
         part=part,
-        wrong=float(wrong[row]),
+        wrong=float(wrong_N[row]),
     )
 
 
-def _chance(logit: float) -> float:
-    return float(np.exp(-np.logaddexp(0.0, -logit)))
+def _several(
+    predictions: Predictions,
+    truth: Targets,
+    noise: LabelNoise,
+    wrong_NK: NDArray[np.float64],
+    odds_NK: NDArray[np.float64],
+    row: int,
+    part: str,
+) -> Suspect:
+    worst = int(np.lexsort((odds_NK[row], -wrong_NK[row]))[0])
+    turned_K = wrong_NK[row] >= SUSPECT_FROM
+    turned_K[worst] = True
+    return Suspect(
+        name=predictions.names[row],
+        label=_joined(labels(predictions.classes, truth[row])),
+        suggested=_joined(labels(predictions.classes, truth[row] ^ turned_K)),
+        given=_chance(odds_NK[row, worst]),
+        instead=_chance(-odds_NK[row, worst]),
+        part=part,
+        wrong=float(wrong_NK[row, worst]),
+    )
+
+
+def _chance(log_odds: float) -> float:
+    return float(np.exp(-np.logaddexp(0.0, -log_odds)))
 
 
 def _joined(names: tuple[str, ...]) -> str:
