@@ -47,7 +47,7 @@ def to_rgb_or_grey(image: Image.Image, background: Background | None) -> tuple[I
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     image, notes = _to_srgb(image, profile) if profile else (image, ())
-    return (image if background is None else _flatten(image, background)), notes
+    return (image if background is None else flatten(image, background)), notes
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -90,8 +90,8 @@ def _levels(top: int, inverted: bool) -> NDArray[np.uint8]:
     return 255 - levels if inverted else levels
 
 
-def _flatten(image: Image.Image, background: Background) -> Image.Image:
-    """Composite on `background`; an opaque image just loses its alpha channel."""
+def flatten(image: Image.Image, background: Background) -> Image.Image:
+    """An 8-bit image composited on `background`; an opaque one just loses its alpha channel, RGB and L stay as they are."""
     if image.mode not in ("LA", "RGBA"):
         return image
     alpha = image.getchannel("A")

@@ -13,6 +13,8 @@ import logging
 import os
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -30,8 +32,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from regraft.data.colour import Background, to_rgb_or_grey
+from regraft.data.colour import Background, flatten, to_rgb_or_grey
 from regraft.data.container import Header, in_memory, inspect
+from regraft.data.look import LOOK_SIDE, look_of
 from regraft.data.png import check_checksums, check_rows
 from regraft.data.preprocess import Preprocess, to_input_size
 from regraft.data.problem import Problem, Reader, check_size, damaged, truncated
@@ -42,6 +45,9 @@ from regraft.values import Rejected
 MAX_FILE_BYTES = 512 * 2**20
 # Small files are read whole and then inspected; large ones are inspected first, so that a bomb never reaches memory.
 READ_FIRST = 2**20
+WHITE = (255, 255, 255)
+# The scales that libjpeg can decode at, as divisors.
+_REDUCTIONS = (8, 4, 2, 1)
 
 # Classes, not Image.open: that warns about sizes that `container` judges, and takes two-picture JPEGs for another format (MPO).
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
@@ -87,16 +93,34 @@ def load_pixels(source: Path | bytes, preprocess: Preprocess, name: str = "") ->
     """Decode one image and bring it to the input size: (height, width, channels) uint8. Raises ImageRejected."""
     background = None if preprocess.channels == 4 else preprocess.background
     decoded = decode_image(source, background=background, smallest_side=preprocess.smallest_useful_side(), name=name)
-    try:
+    with _rejecting(source, name):
         return to_input_size(decoded.pixels, preprocess)
-    except Exception as error:
-        _reject(source, name, Problem("damaged", expected="an image that can be resized", got=_say(error)))
+
+
+def load_pixels_and_look(data: bytes, preprocess: Preprocess, name: str = "") -> tuple[NDArray[np.uint8], NDArray[np.void]]:
+    """What `load_pixels` gives for the bytes of a file, and its record of dtype `look.LOOK`, from one decode.
+
+    The record does not depend on `preprocess`: transparency is on white, and a JPEG that this network wants at another
+    reduced scale than `look.LOOK_SIDE` asks for is decoded once more. Raises ImageRejected.
+    """
+    side = preprocess.smallest_useful_side()
+    decoded = decode_image(data, background=None, smallest_side=side, name=name)
+    with _rejecting(data, name):
+        on_white = flatten(decoded.pixels, WHITE)
+        if preprocess.channels == 4:
+            shown = decoded.pixels
+        else:
+            shown = on_white if preprocess.background == WHITE else flatten(decoded.pixels, preprocess.background)
+        if decoded.format == "JPEG" and _reduction(decoded.size_on_disk, side) != _reduction(decoded.size_on_disk, LOOK_SIDE):
+            on_white = decode_image(data, background=WHITE, smallest_side=LOOK_SIDE, name=name).pixels
+        look = look_of(on_white, size_on_disk=decoded.size_on_disk, format=decoded.format, file_bytes=len(data))
+        return to_input_size(shown, preprocess), look
 
 
 def decode_image(
     source: Path | bytes,
     *,
-    background: Background | None = (255, 255, 255),
+    background: Background | None = WHITE,
     smallest_side: int | None = None,
     name: str = "",
 ) -> Decoded:
@@ -152,6 +176,17 @@ def check_header(path: Path, name: str = "") -> Rejected | None:
 def _reject(source: Path | bytes, name: str, problem: Problem) -> NoReturn:
     label = name or ("the image given as bytes" if isinstance(source, bytes) else str(source))
     raise ImageRejected(code=problem.code, expected=problem.expected, got=f"{label}: {problem.got}", fix=problem.fix) from None
+
+
+@contextmanager
+def _rejecting(source: Path | bytes, name: str) -> Iterator[None]:
+    """Whatever fails with the decoded image is a reason to reject it."""
+    try:
+        yield
+    except ImageRejected:
+        raise
+    except Exception as error:
+        _reject(source, name, Problem("damaged", expected="an image that can be resized", got=_say(error)))
 
 
 def _say(error: BaseException) -> str:
@@ -214,7 +249,7 @@ def _decode(data: bytes, header: Header, background: Background | None, smallest
     if header.format == "TIFF":
         _check_tiff_coverage(image)
     size = image.size
-    if header.format == "JPEG" and smallest_side is not None and min(size) >= 2 * smallest_side:
+    if header.format == "JPEG" and smallest_side is not None and _reduction(size, smallest_side) > 1:
         image.draft(None, (smallest_side, smallest_side))
     _scale_deep_key(image)
     try:
@@ -235,6 +270,11 @@ def _decode(data: bytes, header: Header, background: Background | None, smallest
         format=header.format,
         notes=(*notes, *(["malformed EXIF ignored"] if malformed else [])),
     )
+
+
+def _reduction(size: tuple[int, int], smallest_side: int) -> int:
+    """By how much a JPEG can be reduced while decoding so that its shorter side keeps `smallest_side` pixels."""
+    return next((scale for scale in _REDUCTIONS if min(size) >= scale * smallest_side), 1)
 
 
 def _check_tiff_coverage(image: ImageFile.ImageFile) -> None:
