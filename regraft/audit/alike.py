@@ -1,0 +1,167 @@
+"""Which images are altered copies of one another: the same picture, laid on each other, all over.
+
+Judged on 32 x 32 thumbnails, so that what a copy lost by re-encoding or resizing hardly counts; a picture that shares its
+outline with another one does not lie on it everywhere.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.audit.align import Difference, Floats, align, difference, halve, move, smooth, turn
+from regraft.audit.candidates import cosines_of, nearest_pairs, spectra_of, ways_of
+from regraft.data.look import Looks
+
+# Where these come from, and what they cost in copies missed: docs/measurements.md#copies
+NEAREST, LEAST_SPECTRUM, LEAST_COSINES = 5, 0.955, 0.75
+MOST_COARSE, MOST_MEAN = 0.5, 20.0
+# Images whose thumbnail varies less than this, in levels, are blank: whatever is blank looks alike.
+BLANK = 4.0
+# A point that has moved by this share of the side tells of a crop; from CROPPED_FULLY on, thumbnails are interpolated throughout.
+CROPPED, CROPPED_FULLY = 0.012, 0.03
+# Pairs compared at a time: what a block needs stays in the processor's cache.
+_BLOCK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What may differ between a copy and its original, in the terms of `align.Difference`; `colour` in those of `whole`."""
+
+    whole: float
+    worst: float
+    detail: float
+    colour: float
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Images whose shortest side is `side` pixels or more. Both of a pair are blurred `blur` times before they are compared.
+
+    A copy that lies on its original as it is may differ by `still`, one that was cropped by `moved`: drawings of a series lie
+    on one another exactly and differ in one place, and a crop costs detail everywhere.
+    """
+
+    side: int
+    blur: int
+    still: Limit
+    moved: Limit
+
+
+LEVELS = (
+    Level(64, 0, Limit(0.14, 0.32, 0.98, 0.17), Limit(0.30, 0.65, 0.89, 0.50)),
+    Level(24, 1, Limit(0.10, 0.22, 0.97, 0.17), Limit(0.06, 0.14, 0.97, 0.30)),
+    Level(0, 4, Limit(0.10, 0.25, 0.955, 0.20), Limit(0.045, 0.10, 0.98, 0.30)),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Pairs that were laid on each other, the second image turned by its way. Empty where there are none."""
+
+    pairs_P2: NDArray[np.intp]
+    ways_P: NDArray[np.intp]
+    shifts_P4: Floats
+    grey: Difference
+    colour_P: Floats
+    levels_P: NDArray[np.intp]
+
+    @property
+    def moved_P(self) -> Floats:
+        """How far the point that moves most does, as a share of the side."""
+        moved: Floats = (np.abs(self.shifts_P4[:, 0::2]) + np.abs(self.shifts_P4[:, 1::2])).max(axis=1)
+        return moved
+
+    @property
+    def copies_P(self) -> NDArray[np.bool_]:
+        """Which of them differ by no more than their limits."""
+        share_P = np.minimum(self.moved_P / CROPPED_FULLY, 1)
+
+        def limit_P(of: Callable[[Limit], float]) -> NDArray[np.float64]:
+            still, moved = (np.array([of(limit) for limit in limits])[self.levels_P] for limits in _LIMITS)
+            return still + (moved - still) * share_P
+
+        grey = (self.grey.whole <= limit_P(lambda limit: limit.whole)) & (self.grey.worst <= limit_P(lambda limit: limit.worst))
+        detail, colour = limit_P(lambda limit: limit.detail), limit_P(lambda limit: limit.colour)
+        copies: NDArray[np.bool_] = grey & (self.grey.detail >= detail) & (self.colour_P <= colour)
+        return copies
+
+
+_LIMITS = ([level.still for level in LEVELS], [level.moved for level in LEVELS])
+
+
+def compare_nearest(looks: Looks) -> Compared:
+    """The pairs of N images that might show the same, compared; `copies_P` says which do.
+
+    Blank images are in none. Of images that are equal, one should be given.
+    """
+    varied = np.flatnonzero(looks["grey"].std(axis=(1, 2)) >= BLANK)
+    looks = looks[varied]
+    pairs_P2 = nearest_pairs(spectra_of(looks["grey"]), nearest=NEAREST, least=LEAST_SPECTRUM)
+    means_P23 = looks["mean"][pairs_P2]
+    pairs_P2 = pairs_P2[np.abs(means_P23[:, 0] - means_P23[:, 1]).max(axis=1) <= MOST_MEAN]
+    ways_P8 = ways_of(cosines_of(looks["grey"]), pairs_P2)
+    likely = ways_P8.max(axis=1) >= LEAST_COSINES
+    pairs_P2, ways_P = pairs_P2[likely], ways_P8.argmax(axis=1)[likely]
+    # At least one block, be it empty: its arrays have the right types.
+    starts = range(0, max(1, len(pairs_P2)), _BLOCK)
+    blocks = [compare(looks, pairs_P2[start : start + _BLOCK], ways_P[start : start + _BLOCK]) for start in starts]
+    return _joined(blocks, varied)
+
+
+def compare(looks: Looks, pairs_P2: NDArray[np.intp], ways_P: NDArray[np.intp], *, most: float = MOST_COARSE) -> Compared:
+    """Pairs laid on each other at half the size, and those of them that then differ by at most `most` at full size."""
+    one, other = looks[pairs_P2[:, 0]], looks[pairs_P2[:, 1]]
+    first, second = one["grey"].astype(np.float32), turn(other["grey"], ways_P).astype(np.float32)
+    small, small_second = halve(first), halve(second)
+    shifts_P4 = align(small, small_second, steps=2)
+    near = difference(small, move(small_second, shifts_P4)).whole <= most
+    one, other, first, second = one[near], other[near], first[near], second[near]
+    shifts_P4 = align(first, second, start_P4=shifts_P4[near], steps=2)
+    moved = move(second, shifts_P4)
+    levels_P = _levels_of(one, other)
+    for index, level in enumerate(LEVELS):
+        mine = levels_P == index
+        first[mine], moved[mine] = smooth(first[mine], level.blur), smooth(moved[mine], level.blur)
+    return Compared(
+        pairs_P2=pairs_P2[near],
+        ways_P=ways_P[near],
+        shifts_P4=shifts_P4,
+        grey=difference(first, moved),
+        colour_P=_colour_difference(one["colour"], turn(other["colour"], ways_P[near]), shifts_P4),
+        levels_P=levels_P,
+    )
+
+
+def _levels_of(one: Looks, other: Looks) -> NDArray[np.intp]:
+    """The level of each pair, by the shortest of its four sides."""
+    sides = np.minimum(np.minimum(one["width"], one["height"]), np.minimum(other["width"], other["height"]))
+    return np.argmax(sides[:, np.newaxis] >= np.array([level.side for level in LEVELS]), axis=1)
+
+
+def _colour_difference(one_PHWC: NDArray[np.uint8], other_PHWC: NDArray[np.uint8], shifts_P4: Floats) -> Floats:
+    """Root mean square of the difference in colour, away from the edges, in standard deviations of the first image, (P,)."""
+    first = one_PHWC.astype(np.float32)
+    second = np.stack([move(other_PHWC[..., c].astype(np.float32), shifts_P4) for c in range(3)], axis=-1)
+    squares = (first - second)[:, 1:-1, 1:-1] ** 2
+    out: Floats = np.sqrt(squares.mean(axis=(1, 2, 3))) / np.maximum(first.std(axis=(1, 2, 3)), 1)
+    return out
+
+
+def _joined(blocks: list[Compared], varied: NDArray[np.intp]) -> Compared:
+    """Blocks put together, their images numbered as in `varied`."""
+    grey = [block.grey for block in blocks]
+    return Compared(
+        pairs_P2=varied[np.concatenate([block.pairs_P2 for block in blocks])],
+        ways_P=np.concatenate([block.ways_P for block in blocks]),
+        shifts_P4=np.concatenate([block.shifts_P4 for block in blocks]),
+        grey=Difference(
+            whole=np.concatenate([part.whole for part in grey]),
+            worst=np.concatenate([part.worst for part in grey]),
+            likeness=np.concatenate([part.likeness for part in grey]),
+            detail=np.concatenate([part.detail for part in grey]),
+        ),
+        colour_P=np.concatenate([block.colour_P for block in blocks]),
+        levels_P=np.concatenate([block.levels_P for block in blocks]),
+    )

@@ -1,0 +1,117 @@
+"""Which images might show the same as which: the nearest few of each, by a description that hardly minds flips and crops.
+
+All sums are of whole numbers small enough to be exact, in whatever order a processor adds them: every machine finds the same.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.data.look import GREY_SIDE
+
+# Frequencies of the spectrum along each side, and waves of the cosine description: docs/measurements.md#copies
+FREQUENCIES, WAVES = 6, 8
+# Descriptions are unit vectors in steps of 1 / UNIT: products of two are below 2**24, where float32 still counts exactly.
+UNIT = 2048
+_FINE = 1024
+# Entries of one block of the table of all pairs: 16 MB.
+_BLOCK = 2**22
+_CHUNKS = 64
+
+Int = NDArray[np.float32]
+"""Whole numbers kept as float32, for fast products."""
+
+
+def spectra_of(grey_NHW: NDArray[np.uint8]) -> Int:
+    """Magnitudes of the spectrum of each thumbnail under a Hann window, (N, 2, F, F): waves that run down and waves that run up.
+
+    Shifting a picture leaves magnitudes as they are, and a crop of a few per cent is little more than a shift; a flip swaps
+    the two kinds, a quarter turn swaps the sides.
+    """
+    window_H = np.hanning(GREY_SIDE + 2)[1:-1]
+    angles_FH = 2 * np.pi * np.outer(np.arange(FREQUENCIES), np.arange(GREY_SIDE)) / GREY_SIDE
+    cosine, sine = (np.rint(_FINE * window_H * wave(angles_FH)) for wave in (np.cos, np.sin))
+    centred_NHW = _centred(grey_NHW)
+    cc, ss = cosine @ centred_NHW @ cosine.T, sine @ centred_NHW @ sine.T
+    cs, sc = cosine @ centred_NHW @ sine.T, sine @ centred_NHW @ cosine.T
+    falling, rising = np.sqrt((cc - ss) ** 2 + (cs + sc) ** 2), np.sqrt((cc + ss) ** 2 + (cs - sc) ** 2)
+    return _unit(np.stack([falling, rising], axis=1) * np.sqrt(_radius(FREQUENCIES)))
+
+
+def cosines_of(grey_NHW: NDArray[np.uint8]) -> Int:
+    """The low part of the cosine transform of each thumbnail, (N, K, K), weighted by frequency."""
+    angles_KH = np.pi * np.outer(np.arange(WAVES), np.arange(GREY_SIDE) + 0.5) / GREY_SIDE
+    cosine = np.rint(_FINE * np.cos(angles_KH))
+    return _unit(cosine @ _centred(grey_NHW) @ cosine.T * _radius(WAVES))
+
+
+def nearest_pairs(spectra_N2FF: Int, *, nearest: int, least: float) -> NDArray[np.intp]:
+    """Pairs (P, 2) of images, the first before the second, of which one is among the `nearest` of the other, flipped or turned.
+
+    Their descriptions have a product of `least` or more (1 for equal ones). As many as tie for the last place are all there.
+    """
+    count = len(spectra_N2FF)
+    flipped, turned = spectra_N2FF[:, ::-1], spectra_N2FF.transpose(0, 1, 3, 2)
+    variants = [np.ascontiguousarray(v.reshape(count, -1)) for v in (spectra_N2FF, flipped, turned, turned[:, ::-1])]
+    rows = max(1, _BLOCK // max(1, count))
+    found = [
+        _nearest_of(start, variants, slice(start, start + rows), nearest, least * UNIT**2) for start in range(0, count, rows)
+    ]
+    pairs = np.concatenate(found) if found else np.zeros((0, 2), np.intp)
+    return np.unique(np.sort(pairs, axis=1), axis=0)
+
+
+def ways_of(cosines_NKK: Int, pairs_P2: NDArray[np.intp]) -> NDArray[np.float64]:
+    """How alike the images of each pair are for each of the eight ways to flip and turn the second, (P, 8), 1 for equal ones.
+
+    Way w: transposed for w >= 4, then mirrored from left to right for odd w, and upside down for w & 2.
+    """
+    sign_K = (-1.0) ** np.arange(WAVES)
+    across, down = np.tile(sign_K, (WAVES, 1)), np.tile(sign_K[:, np.newaxis], WAVES)
+    signs = np.stack([np.ones((WAVES, WAVES)), across, down, across * down]).reshape(4, -1).astype(np.float32)
+    one, other = cosines_NKK[pairs_P2[:, 0]], cosines_NKK[pairs_P2[:, 1]]
+    flat = [(one * second).reshape(len(pairs_P2), -1) @ signs.T for second in (other, other.transpose(0, 2, 1))]
+    return np.concatenate(flat, axis=1) / np.float64(UNIT**2)
+
+
+def _nearest_of(start: int, variants: list[Int], rows: slice, nearest: int, least: float) -> NDArray[np.intp]:
+    alike = variants[0][rows] @ variants[0].T
+    for variant in variants[1:]:
+        np.maximum(alike, variant[rows] @ variants[0].T, out=alike)
+    count = alike.shape[1]
+    here = np.arange(len(alike))
+    alike[here, start + here] = -1
+    bound = np.full(len(alike), least, np.float32)
+    wide = count // _CHUNKS
+    if wide > 1 and nearest < _CHUNKS:
+        # The k-th largest of the chunks' largest is at most the k-th largest of all: a cheap first sieve.
+        largest = alike[:, : wide * _CHUNKS].reshape(-1, _CHUNKS, wide).max(axis=2)
+        bound = np.maximum(bound, np.partition(largest, -nearest, axis=1)[:, -nearest])
+    one, other = np.nonzero(alike >= bound[:, np.newaxis])
+    value = alike[one, other]
+    order = np.lexsort((-value, one))
+    one, other, value = one[order], other[order], value[order]
+    first = np.searchsorted(one, here)
+    last = np.minimum(first + nearest, np.searchsorted(one, here, side="right")) - 1
+    keep = value >= value[last[one]]
+    return np.stack([one[keep] + start, other[keep]], axis=1)
+
+
+def _centred(grey_NHW: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Levels less their mean, times the number of pixels: whole numbers."""
+    levels = grey_NHW.astype(np.float64)
+    return levels * GREY_SIDE**2 - levels.sum(axis=(1, 2), keepdims=True)
+
+
+def _radius(side: int) -> NDArray[np.float64]:
+    """The frequency of each entry, 0 for those beyond the circle."""
+    radius = np.sqrt(np.add.outer(np.arange(side) ** 2, np.arange(side) ** 2))
+    return np.where(radius < side - 0.5, radius, 0.0)
+
+
+def _unit(values: NDArray[np.float64]) -> Int:
+    """Each entry of the first axis as a vector of length UNIT in whole numbers; zeros stay."""
+    axes = tuple(range(1, values.ndim))
+    largest = np.abs(values).max(axis=axes, keepdims=True)
+    whole = np.rint(values / np.where(largest > 0, largest, 1) * (UNIT // 2))
+    length = np.sqrt((whole**2).sum(axis=axes, keepdims=True))
+    return np.rint(whole / np.where(length > 0, length, 1) * UNIT).astype(np.float32)
