@@ -14,7 +14,7 @@ from regraft.clock import Clock
 from regraft.data.excluded import ACTION, EXCLUDE, PATH
 from regraft.evaluate.table import cannot_write
 from regraft.evaluate.temperature import fit_temperature
-from regraft.findings import Audit
+from regraft.findings import Audit, Copies
 from regraft.prepare import Prepared, prepare
 from regraft.progress import Progress, Silent
 from regraft.recipe import Recipe
@@ -84,8 +84,8 @@ def _tested(ready: Prepared) -> Predictions | None:
 def write_fix_list(found: Audit, path: Path) -> int:
     """Write what an audit found as a CSV table to edit, for `fit --exclude`; returns its number of rows.
 
-    Columns: path, action, finding, detail. Only equal copies under one label, all but the first, are down for exclusion; everything
-    else is for a person to decide. Raises UsageError or OutOfSpace where the file cannot be written.
+    Columns: path, action, finding, detail. Only equal copies under one label, all but the first, are down for exclusion;
+    everything else is for a person to decide. Raises UsageError or OutOfSpace where the file cannot be written.
     """
     rows = list(_fixes(found))
     text = io.StringIO()
@@ -108,17 +108,15 @@ def _fixes(found: Audit) -> Iterator[tuple[str, str, str, str]]:
         same = group.sameness != "altered" and not group.across_classes and not group.across_parts
         for number, name in enumerate(group.names):
             others = "; ".join(other for other in group.names if other != name)
-            what = (
-                "copy, across classes"
-                if group.across_classes
-                else "copy, in training and test"
-                if group.across_parts
-                else "copy"
-            )
-            yield name, EXCLUDE if same and number else "", what, f"{group.change}: {others}"
+            yield name, EXCLUDE if same and number else "", _kind(group), f"{group.change}: {others}"
     for suspect in found.suspects:
         yield suspect.name, "", "suspect label", f"{suspect.label}, rather {suspect.suggested} ({100 * suspect.instead:.0f} %)"
     for outlier in found.outliers:
         yield outlier.name, "", "outlier", f"{outlier.distance:.1f} times the usual distance from other images"
     for odd in found.odd:
         yield odd.name, "", odd.code, odd.reason
+
+
+def _kind(group: Copies) -> str:
+    where = ["across classes"] * group.across_classes + ["in training and test"] * group.across_parts
+    return ", ".join(["copy", *where])

@@ -220,7 +220,7 @@ def _described(train: Sequence[Sample], test: Sequence[Sample]) -> tuple[list[st
 
 
 def _numbered(alike: Sequence[Alike], split: Split) -> NDArray[np.int64]:
-    """For each of the split's images, training images first, the number of those that show the same; -1 for one that is alone."""
+    """For each of the split's images, training images first, the number of those that show the same; -1 for one alone."""
     groups = groups_of(alike)
     numbers = {group: number for number, group in enumerate(sorted(set(groups.values())))}
     names = names_of(split.train, split.test)

@@ -38,7 +38,7 @@ class Seen:
 def audit_samples(seen: Seen, copies: tuple[Copies, ...], tested: Predictions | None, *, kept_together: int) -> Audit:
     """The findings, the worst first within each kind; `seconds` are left for whoever measures them.
 
-    `copies` are groups of images that show the same, `tested` the model's own answers to the test images, by which it is judged.
+    `copies` are groups of images that show the same, `tested` the model's own answers to the test images.
     """
     samples = (*seen.train, *seen.test)
     parts = ["train"] * len(seen.train) + ["test"] * len(seen.test)

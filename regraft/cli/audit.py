@@ -24,7 +24,7 @@ from regraft.cli.start import importing
 from regraft.recipe import DEFAULT_BACKBONE
 
 if TYPE_CHECKING:
-    from regraft.findings import Audit, Copies
+    from regraft.findings import Audit, Copies, Mixed, Suspect
     from regraft.values import Rejected
 
 Found = TypeVar("Found")
@@ -130,31 +130,24 @@ def audit_fields(found: "Audit", rejected: Sequence["Rejected"]) -> dict[str, An
 def print_audit(found: "Audit", rejected: Sequence["Rejected"]) -> None:
     """The findings, the gravest kind first, a few lines of each."""
     from regraft.cli import show
-    from regraft.report.advice import leak_words
 
     show.print_line()
     if found.leak:
-        show.print_line(f"LEAK  {show.on_screen(leak_words(found.leak, None))}")
+        show.print_line(f"test images that show the same as a training image: {len(found.leak.names):,}")
+        if found.leak.scores_without:
+            show.print_line(f"  a solved head without them: {show.interval_text(found.leak.scores_without.accuracy)}")
         _listed(list(zip(found.leak.names, found.leak.twins, strict=True)), lambda pair: f"{pair[0]}  =  {pair[1]}")
     _section("copies", found.copies, _copies_line)
-    _section(
-        "labels that may be wrong",
-        found.suspects,
-        lambda one: (
-            f"{one.name}: {one.label} ({show.percent(one.given)}), rather {one.suggested} ({show.percent(one.instead)})"
-        ),
-    )
+    _section("labels that may be wrong", found.suspects, _suspect_line)
     if found.wrong and found.wrong.value > 0:
         show.print_line(f"in all about {show.interval_text(found.wrong)} of the labels may be wrong")
-    _section(
-        "classes hardly told apart", found.mixed, lambda one: f"{one.one} and {one.other}: {show.percent(one.accuracy.value)}"
-    )
+    _section("classes hardly told apart", found.mixed, _mixed_line)
     _section("signs of the class in the files", found.shortcuts, lambda one: one.words or one.what)
     _section("images of little use", found.odd, lambda one: f"{one.name}: {one.reason}")
     _section(
         "images unlike all others",
         found.outliers,
-        lambda one: f"{one.name} ({one.label}): {one.distance:.1f} times as far as usual",
+        lambda one: f"{one.name}: {one.distance:.1f} times as far as usual",
     )
     _section("images that cannot be read", rejected, lambda one: f"{one.name}: {one.reason}")
     if found.imbalance:
@@ -180,6 +173,18 @@ def _listed(found: Sequence[Found], line: Callable[[Found], str]) -> None:
         show.print_line(f"  {line(one)}")
     if len(found) > _SHOWN:
         show.print_line(f"  and {len(found) - _SHOWN:,} more (--json, --fix-list)")
+
+
+def _suspect_line(one: "Suspect") -> str:
+    from regraft.cli.show import percent
+
+    return f"{one.name}: {one.label} ({percent(one.given)}), rather {one.suggested} ({percent(one.instead)})"
+
+
+def _mixed_line(one: "Mixed") -> str:
+    from regraft.cli.show import percent
+
+    return f"{one.one} and {one.other}: {percent(one.accuracy.value)} right between the two"
 
 
 def _copies_line(one: "Copies") -> str:
