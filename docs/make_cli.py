@@ -35,7 +35,8 @@ One line on standard output; nothing at all when the command fails. Undefined fi
   `precision`, `recall`, `f1`, `support`, `predicted`}], `confusion` (rows are the true classes; null for several labels per
   image), `classes`, `abstain` (as above, on these images), `rejected` (how many), `rejected_images` [{`path`, `code`, `reason`}]
 - `predict`: one line per input: `path`, `status` ("ok" or "failed"), `reason` (null when ok), `predictions` [{`class`,
-  `probability`}], best first, `abstained` (whether the answer should not be relied on), `why` (null where it may)
+  `probability`}], best first, `abstained` (whether the answer should not be relied on), `why` (null where it may), `distance` (from the
+  images it was fitted on: 1 is usual for new ones; null where none is measured)
 - `inspect`: `source`, `weights`, `strategy`, `classes` (null: its own head), `head` [{`path`, `kind`, `in_features`,
   `out_features`, `found_by`, `role` ("main" or "auxiliary")}], `stages` [{`name`, `parameters`, `trainable`, `shape` (without
   N), `layout`, `stride` (of maps), `number` (from the end; null for one of pooling, normalisation or activation alone)}],

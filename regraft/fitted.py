@@ -135,9 +135,10 @@ class Fitted:
     def _prediction(self, name: str, answer: NDArray[Any], top_k: int) -> Prediction:
         logits_1K, rest = answer[np.newaxis, : len(self.classes)], answer[len(self.classes) :]
         sure = float(sureness(logits_1K, self.multi_label)[0])
-        why = self.thresholds.why(sure, float(rest[0]) if len(rest) else None)
+        distance = float(rest[0]) if len(rest) else None
+        why = self.thresholds.why(sure, distance)
         top = top_classes(logits_1K, self.classes, self.multi_label, top_k)[0]
-        return Prediction(path=name, status="ok", top=top, abstained=bool(why), why=why)
+        return Prediction(path=name, status="ok", top=top, abstained=bool(why), why=why, distance=distance)
 
     def evaluate(self, data: Data | str | Path, *, device: Device = "auto", progress: Progress = Silent()) -> Evaluation:
         """Scores on labelled images: a folder of class folders, a table or a torchvision:NAME, its test part if it has parts.

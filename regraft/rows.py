@@ -52,7 +52,7 @@ def rounded(value: float) -> float | None:
 @dataclass(frozen=True, slots=True)
 class JsonRows:
     """One JSON object per line: path, status, reason (null when ok), predictions [{class, probability}], best first, abstained,
-    why (null where it is answered)."""
+    why (null where it is answered), distance (null where none is measured)."""
 
     header: bytes = b""
     quoted: bool = False
@@ -65,6 +65,7 @@ class JsonRows:
             "predictions": [{"class": name, "probability": rounded(value)} for name, value in prediction.top],
             "abstained": prediction.abstained,
             "why": prediction.why or None,
+            "distance": None if prediction.distance is None else rounded(prediction.distance),
         }
         return json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
 
@@ -79,6 +80,7 @@ class JsonRows:
                 top=top,
                 abstained=row["abstained"] is True,
                 why=row["why"] or "",
+                distance=row["distance"],
             )
         except (KeyError, TypeError, UnicodeDecodeError) as error:
             raise ValueError(f"not a row: {error}") from None

@@ -304,7 +304,8 @@ class AbstainRule:
 class Prediction:
     """The answer for one input: classes with probabilities, best first; or why there is none.
 
-    `abstained`: the answer should not be relied on, and `why` says what for; the classes are given all the same.
+    `abstained`: the answer should not be relied on, and `why` says what for; the classes are given all the same. `distance` is
+    how far the image lies from those fitted on (1 is usual for new ones), where that is measured.
     """
 
     path: str
@@ -313,6 +314,7 @@ class Prediction:
     top: tuple[tuple[str, float], ...] = ()
     abstained: bool = False
     why: str = ""
+    distance: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,7 @@ def test_json_lines_keep_every_name() -> None:
     names = [*NASTY, os.fsdecode(b"caf\xe9.jpg"), "\u2028.jpg"]
     lines = b"".join(JsonRows().encode(answer(name)) for name in names).decode("ascii").splitlines()
     assert [json.loads(line)["path"] for line in lines] == names
-    assert set(json.loads(lines[0])) == {"path", "status", "reason", "predictions", "abstained", "why"}
+    assert set(json.loads(lines[0])) == {"path", "status", "reason", "predictions", "abstained", "why", "distance"}
 
 
 def test_undefined_probabilities_are_null_not_nan() -> None:

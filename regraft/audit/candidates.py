@@ -69,7 +69,7 @@ def ways_of(cosines_NKK: Int, pairs_P2: NDArray[np.intp]) -> NDArray[np.float64]
     across, down = np.tile(sign_K, (WAVES, 1)), np.tile(sign_K[:, np.newaxis], WAVES)
     signs = np.stack([np.ones((WAVES, WAVES)), across, down, across * down]).reshape(4, -1).astype(np.float32)
     one, other = cosines_NKK[pairs_P2[:, 0]], cosines_NKK[pairs_P2[:, 1]]
-    flat = [(one * second).reshape(len(pairs_P2), -1) @ signs.T for second in (other, other.transpose(0, 2, 1))]
+    flat = [(one * second).reshape(len(pairs_P2), WAVES * WAVES) @ signs.T for second in (other, other.transpose(0, 2, 1))]
     return np.concatenate(flat, axis=1) / np.float64(UNIT**2)
 
 

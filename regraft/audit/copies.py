@@ -1,7 +1,7 @@
 """Images that are there more than once: the same file, the same pixels in another file, or an altered copy.
 
-From pixels alone, so that every machine and every network finds the same. Altered means: encoded anew, resized, flipped, turned by
-quarters, cropped by a few per cent, and several of these at once. The same drawing in other colours is not a copy.
+From pixels alone, so that every machine and every network finds the same. Altered means: encoded anew, resized, flipped,
+turned by quarters, cropped by a few per cent, and several of these at once. The same drawing in other colours is not a copy.
 """
 
 from collections import Counter
