@@ -50,6 +50,8 @@ def nearest_pairs(spectra_N2FF: Int, *, nearest: int, least: float) -> NDArray[n
     Their descriptions have a product of `least` or more (1 for equal ones). As many as tie for the last place are all there.
     """
     count = len(spectra_N2FF)
+    if count < 2:
+        return np.zeros((0, 2), np.intp)
     flipped, turned = spectra_N2FF[:, ::-1], spectra_N2FF.transpose(0, 1, 3, 2)
     variants = [np.ascontiguousarray(v.reshape(count, -1)) for v in (spectra_N2FF, flipped, turned, turned[:, ::-1])]
     rows = max(1, _BLOCK // max(1, count))
