@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from regraft.api import audit, fit
+    from regraft.api import audit, extend, fit
     from regraft.backbone.structure import inspect
     from regraft.errors import (
         BackboneNotFound,
@@ -67,6 +67,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "audit",
+    "extend",
     "fit",
     "inspect",
     "load",
@@ -76,7 +77,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "regraft.api": ("audit", "fit"),
+    "regraft.api": ("audit", "extend", "fit"),
     "regraft.backbone.structure": ("inspect",),
     "regraft.errors": (
         "BackboneNotFound",

@@ -8,10 +8,11 @@ from torch import nn
 
 from regraft.auditing import audit as run_audit
 from regraft.errors import UsageError
+from regraft.extending import extend as run_extend
 from regraft.findings import Audit
 from regraft.fitted import Fitted
 from regraft.pipeline import fit as run_pipeline
-from regraft.place import place_run, reserved
+from regraft.place import next_to, place_run, reserved
 from regraft.progress import Progress, Silent
 from regraft.recipe import DEFAULT_BACKBONE, Data, Device, Own, Recipe
 from regraft.saved import load
@@ -154,6 +155,28 @@ def audit(
         cache=None if cache is None else Path(cache),
     )
     return run_audit(recipe, progress=progress)[0]
+
+
+def extend(
+    run: str | Path,
+    more: str | Path,
+    *,
+    out: str | Path | None = None,
+    device: Device = "auto",
+    cache: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = Silent(),
+) -> Fitted:
+    """Add the labelled images in `more`, of known classes or new ones, to a run with a solved head, as a new run.
+
+    `out` is that of `run` with -2 after it by default. The old images are not read: their features have to be in the `cache`.
+    Raises UsageError where they are not, or where the run's network was trained; SavedModelRefused; what `fit` raises.
+    """
+    _check_types(out=out, cache=cache)
+    place = place_run(Path(more), Path(out) if out else next_to(Path(run)), overwrite=overwrite)
+    folder = None if cache is None else Path(cache)
+    with reserved(place.folder):
+        return run_extend(Path(run), Path(more), place.folder, cache=folder, device=device, progress=progress)
 
 
 def _check_types(**given: object) -> None:

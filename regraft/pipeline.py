@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from regraft.artifact.images import KeptImages, write_images
 from regraft.artifact.save import save_model
 from regraft.auditing import audit_of
 from regraft.cache.engines import pick_device
@@ -38,13 +39,20 @@ _OF_SPLIT = ("test", "test_share", "path_column", "label_column", "split_column"
 def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str = "", progress: Progress = Silent()) -> Fitted:
     """Run the whole job and write the run folder `out`; the result's `summary` says all of it.
 
-    `out` gets model.safetensors, config.json, predictions.parquet, report.html with report.json, the model card README.md, and
-    metrics.jsonl where something was trained. `command` is what the report shows as the way to repeat the run. `resume` goes
-    on where a training in `out` was interrupted. Raises the errors of each stage; nothing but metrics.jsonl and the states of a
-    training is written to `out` before the model is there.
+    `out` gets model.safetensors, config.json, predictions.parquet, images.parquet, report.html with report.json, the model
+    card README.md, and metrics.jsonl where something was trained. `command` is what the report shows as the way to repeat the
+    run. `resume` goes on where a training in `out` was interrupted. Raises the errors of each stage; nothing but metrics.jsonl
+    and the states of a training is written to `out` before the model is there.
     """
     clock = Clock()
     ready = prepare(recipe, clock, progress)
+    return complete(ready, clock, out, resume=resume, command=command, progress=progress)
+
+
+def complete(
+    ready: Prepared, clock: Clock, out: Path, *, resume: Resume | None = None, command: str = "", progress: Progress = Silent()
+) -> Fitted:
+    """From a solved head to the run folder: what a strategy trains, scores, the audit, the files."""
     recipe, observed, split = ready.recipe, ready.observed, ready.split
     with clock("head" if ready.strategy == ready.baseline else "training"):
         data = fingerprint_of(observed)
@@ -75,6 +83,7 @@ def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str
         audit = audit_of(ready, test, caution)
     with clock("saving"):
         _save(fitted, summary, data, recipe.seed, out, test, cross_validation)
+        write_images(out, _kept(ready))
     summary = replace(summary, run=out, seconds=clock.seconds(), report=out / "report.html")
     paths = {sample.name: sample.path for sample in (*observed.train, *observed.test)}
     content = gather(
@@ -183,6 +192,17 @@ def _summary(
         history=model.history,
         compared=model.compared,
         rule=rule_of_thumb(ready.backbone, observed, extracted) if isinstance(ready.recipe.strategy, Auto) else None,
+    )
+
+
+def _kept(ready: Prepared) -> KeptImages:
+    extracted, observed = ready.extracted, ready.observed
+    return KeptImages(
+        train=observed.train,
+        test=observed.test,
+        digests=observed.digests,
+        table=extracted.table,
+        engine=extracted.engine,
     )
 
 

@@ -26,6 +26,12 @@ class Place:
     finished: bool = False
 
 
+def next_to(run: Path) -> Path:
+    """The first of RUN-2, RUN-3 and so on that is free."""
+    folders = (run.with_name(f"{run.name}-{number}") for number in itertools.count(2))
+    return next(folder for folder in folders if not folder.exists())
+
+
 def place_run(data: Path, out: Path | None, *, overwrite: bool, resume: bool = False) -> Place:
     """The folder for a run on `data`; nothing is created or removed here.
 

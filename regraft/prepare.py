@@ -87,11 +87,11 @@ def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
             progress.note(together.how)
         extracted = extracted.reordered(_order(split, together))
         split = together
-        observed, looks = observe(split, extracted), _looks(extracted)
-        copies = copies_of(alike, *_described(observed.train, observed.test))
+        observed, looks = observe(split, extracted), looks_of(extracted)
+        copies = copies_of(alike, *described(observed.train, observed.test))
     with clock("head"):
         # Always: it costs little, and whatever costs more starts from it or has to beat it.
-        solved = _solve(recipe, baseline, split, observed, extracted, progress)
+        solved = solve(recipe, baseline, split, observed, extracted, progress)
     return Prepared(
         recipe=recipe,
         strategy=strategy,
@@ -186,9 +186,10 @@ def _extract(recipe: Recipe, samples: Samples, split: Split, backbone: Backbone,
     return extracted
 
 
-def _solve(
+def solve(
     recipe: Recipe, strategy: Head, split: Split, observed: Observed, extracted: Extracted, progress: Progress
 ) -> HeadFit:
+    """The head at its optimum, solved or remembered. Raises NotConverged, DataUnusable."""
     cache, classes = recipe.cache or default_folder(), len(split.classes)
     targets = targets_of(observed.train, split.classes, split.multi_label)
     digests = observed.digests[: len(observed.train)]
@@ -201,7 +202,8 @@ def _solve(
     return head
 
 
-def _looks(extracted: Extracted) -> Looks:
+def looks_of(extracted: Extracted) -> Looks:
+    """The looks of the images, in the order of their features."""
     assert extracted.looks is not None, "asked for when the features were extracted"
     return looks_from([row.tobytes() for row in extracted.looks[:]])
 
@@ -210,10 +212,10 @@ def _alike(split: Split, extracted: Extracted) -> tuple[Alike, ...]:
     samples = [*split.train, *split.test]
     kept = [samples[i] for i in extracted.kept_M]
     inside = int(np.count_nonzero(extracted.kept_M < len(split.train)))
-    return find_copies(_looks(extracted), extracted.digests, names_of(kept[:inside], kept[inside:]))
+    return find_copies(looks_of(extracted), extracted.digests, names_of(kept[:inside], kept[inside:]))
 
 
-def _described(train: Sequence[Sample], test: Sequence[Sample]) -> tuple[list[str], list[str], list[str]]:
+def described(train: Sequence[Sample], test: Sequence[Sample]) -> tuple[list[str], list[str], list[str]]:
     """Names, labels and parts of the images."""
     labels = [", ".join(sample.labels) for sample in (*train, *test)]
     return names_of(train, test), labels, ["train"] * len(train) + ["test"] * len(test)

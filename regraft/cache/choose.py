@@ -71,6 +71,19 @@ def choose_engine(
     return Chosen(engine.name, lambda: engine, timings, ready)
 
 
+def named_engine(network: Network, preprocess: Preprocess, device: str, name: str) -> Chosen:
+    """The engine of that name. Raises UsageError where this machine does not have it."""
+    found = candidates(network, device, np.zeros((1, preprocess.height, preprocess.width, preprocess.channels), np.uint8))
+    for candidate in found:
+        if candidate.name == name:
+            return Chosen(name, candidate.make, (), {})
+    raise UsageError(
+        expected=f"the engine that computed the earlier features, {name}",
+        got=f"a machine with {', '.join(candidate.name for candidate in found)}",
+        fix="go on on the machine of the earlier fit, or fit again on all images",
+    )
+
+
 def _made_again(candidate: Candidate, path: Path | None) -> Engine:
     """The remembered engine; where it cannot be made any more, the memory of it goes."""
     try:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from regraft.backbone.boundary import prefix_of
 from regraft.backbone.features import Columns, Features, FromPixels, pooled
 from regraft.backbone.model import Backbone, Boundary
-from regraft.cache.choose import Chosen, choose_engine
+from regraft.cache.choose import Chosen, choose_engine, named_engine
 from regraft.cache.engines import Network, Pixels, pick_device
 from regraft.cache.store import BYTES, FLOATS, HALVES, FeatureRows, Table
 from regraft.cache.stream import Loaded, Row, batch_on, load_images, run_images
@@ -107,21 +107,26 @@ def extract_features(
     device: str = "auto",
     most_rejected: int | None = None,
     with_looks: bool = False,
+    engine: str | None = None,
     progress: Progress = Silent(),
 ) -> Extracted:
     """Features of every sample, and its look where they are wanted, from the cache or from one pass through the network.
 
-    Images that turn out unreadable are in `rejected`. Raises TooManyUnreadable as soon as there are more than
-    `most_rejected`, OutOfSpace when the cache cannot be written; what was computed before stays in the cache.
+    `engine` names the one to use; None: the fastest that agrees. Images that turn out unreadable are in `rejected`. Raises
+    UsageError where this machine has no such engine, TooManyUnreadable as soon as there are more than `most_rejected`,
+    OutOfSpace when the cache cannot be written; what was computed before stays in the cache.
     """
     start = time.perf_counter()
     features = Features(backbone, taps)
     network = network_of(backbone, features, cache)
     where = pick_device(device)
-    chosen = choose_engine(network, samples, backbone.preprocess, where, progress)
+    if engine is None:
+        chosen = choose_engine(network, samples, backbone.preprocess, where, progress)
+    else:
+        chosen = named_engine(network, backbone.preprocess, where, engine)
     with (
         closing(Table.open(cache, _key(backbone, features.columns, chosen.name), features.columns.width)) as table,
-        closing(Table.open(cache, _LOOKS, LOOK.itemsize, BYTES)) as seen,
+        closing(looks_table(cache)) as seen,
     ):
         looks = _Looks(seen) if with_looks else None
         results, digests, misses = _run(samples, table, chosen, backbone.preprocess, where, most_rejected, progress, looks)
@@ -300,6 +305,11 @@ def _run(
         if fresh:
             flush()
     return results, digests, misses
+
+
+def looks_table(cache: Path) -> Table:
+    """The table of the looks of images; `data.look.LOOK` as bytes."""
+    return Table.open(cache, _LOOKS, LOOK.itemsize, BYTES)
 
 
 class _Looks:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli import audit, backbones, cache, doctor, evaluate, fit, inspect, predict, rank, report
+from regraft.cli import audit, backbones, cache, doctor, evaluate, extend, fit, inspect, predict, rank, report
 
 app = typer.Typer(
     name="regraft",
@@ -44,6 +44,7 @@ app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("audit")(audit.audit)
+app.command("extend")(extend.extend)
 app.command("rank")(rank.rank)
 app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)

@@ -55,6 +55,34 @@ def read_samples(data: Data, *, progress: Progress = Silent()) -> Samples:
     )
 
 
+def read_more(data: Data, *, multi_label: bool, progress: Progress = Silent()) -> Samples:
+    """Labelled images to add to others: any number of classes, whatever parts they are in; `classes` are their labels, sorted.
+
+    Raises DataUnusable where there are none, or where they have several labels and the others one, TooManyUnreadable,
+    UsageError.
+    """
+    found = _read(_with_path(data))
+    if found.multi_label and not multi_label:
+        raise DataUnusable(
+            expected="one label for each image, as the others have",
+            got=f"{printable(data.path)} with several labels per image",
+            fix="give one label per image",
+        )
+    if not found.samples:
+        raise DataUnusable(expected="labelled images to add", got=f"{printable(data.path)}: none", fix=_layout_cure(found))
+    good, rejected = scan_images(found.samples, skip_bad=data.skip_bad, progress=progress)
+    classes = tuple(sorted({label for sample in good for label in sample.labels}))
+    return Samples(
+        root=found.root,
+        samples=good,
+        classes=classes,
+        multi_label=multi_label,
+        rejected=rejected,
+        tree=draw_tree(found.title, found.samples, classes),
+        notes=(*found.notes, *_empty_notes(found), *rejection_notes(rejected)),
+    )
+
+
 def read_evaluation(
     data: Data | str | Path, classes: Sequence[str], *, multi_label: bool = False, progress: Progress = Silent()
 ) -> Samples:

@@ -1,0 +1,203 @@
+"""More images, or a class more, for a run whose old images need not be at hand: their features are still in the cache."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.artifact.images import KeptImages, read_images
+from regraft.artifact.load import read_config
+from regraft.artifact.schema import Config, check_class_names
+from regraft.audit.audit import names_of
+from regraft.audit.copies import copies_of, find_copies, groups_of
+from regraft.backbone.features import Features, later_stages
+from regraft.backbone.model import Backbone
+from regraft.cache.engines import give_back
+from regraft.cache.extract import Extracted, extract_features, looks_table
+from regraft.cache.store import Table, default_folder
+from regraft.clock import Clock
+from regraft.data.balance import hold_out, make_units
+from regraft.data.look import looks_from
+from regraft.data.read import read_more
+from regraft.data.split import fold_numbers
+from regraft.errors import DataUnusable, UsageError
+from regraft.fitted import Fitted
+from regraft.pipeline import complete
+from regraft.prepare import Prepared, described, looks_of, solve
+from regraft.progress import Progress, Silent
+from regraft.recipe import Data, Device, Recipe
+from regraft.saved import load
+from regraft.strategies import Head
+from regraft.train.observed import observe
+from regraft.values import Sample, Split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sides:
+    """Old and new images that train, and that judge."""
+
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+
+def extend(
+    run: Path,
+    more: Path,
+    out: Path,
+    *,
+    cache: Path | None = None,
+    device: Device = "auto",
+    command: str = "",
+    progress: Progress = Silent(),
+) -> Fitted:
+    """Fit the head of `run` again on its own images and those in `more`, and write the result to `out`.
+
+    `more` is a folder of class folders or a table, of known classes, new ones or both. A fifth of its images of each class
+    joins the test images, where the run has any; one that shows the same as an old image joins that one. The old images are
+    not read: their features are found in `cache` by the digests that the run holds.
+
+    Raises UsageError for a run whose network was trained, or whose features are not in the cache any more, SavedModelRefused,
+    and what `fit` raises for the new images.
+    """
+    clock = Clock()
+    cache = cache or default_folder()
+    with clock("backbone"):
+        earlier, config = load(run), read_config(run)
+        _check_solved(run, earlier, config)
+        kept = read_images(run)
+    with clock("data"):
+        new = read_more(Data(path=more), multi_label=earlier.multi_label, progress=progress)
+        classes = tuple(sorted({*earlier.classes, *new.classes}))
+        check_class_names(classes)
+        for note in (new.tree, *new.notes):
+            progress.note(note)
+    with clock("features"):
+        backbone = earlier.backbone
+        fresh = extract_features(
+            new.samples,
+            backbone,
+            later_stages(backbone),
+            cache=cache,
+            device=device,
+            engine=kept.engine,
+            with_looks=True,
+            progress=progress,
+        )
+        give_back()
+        joined = _joined(run, kept, new.samples, fresh, backbone, cache)
+    with clock("copies"):
+        ready_samples = (*kept.train, *kept.test, *(new.samples[i] for i in fresh.kept_M))
+        sides = _sides(kept, [new.samples[i] for i in fresh.kept_M], joined, config.training.seed)
+        split = _split(run, more, classes, earlier.multi_label, sides, config.training.seed)
+        extracted = joined.reordered(_order(ready_samples, sides))
+        observed = observe(split, extracted)
+        looks = looks_of(extracted)
+        alike = find_copies(looks, extracted.digests, names_of(observed.train, observed.test))
+        copies = copies_of(alike, *described(observed.train, observed.test))
+    strategy = Head(balance="auto" if config.training.balanced else "none")
+    recipe = Recipe(data=Data(path=more), strategy=strategy, seed=config.training.seed, device=device, cache=cache)
+    with clock("head"):
+        solved = solve(recipe, strategy, split, observed, extracted, progress)
+    ready = Prepared(
+        recipe=recipe,
+        strategy=strategy,
+        baseline=strategy,
+        own=None,
+        backbone=backbone,
+        samples=replace(new, rejected=(*new.rejected, *fresh.rejected)),
+        split=split,
+        extracted=extracted,
+        observed=replace(observed, rejected=()),
+        looks=looks,
+        copies=copies,
+        solved=solved,
+    )
+    return complete(ready, clock, out, command=command, progress=progress)
+
+
+def _check_solved(run: Path, earlier: Fitted, config: Config) -> None:
+    if config.training.strategy != "head" or config.features.kind == "own" or earlier.mirrored:
+        raise UsageError(
+            expected="a run with a solved head on a frozen network",
+            got=f"{run}: strategy {config.training.strategy}{', --tta' if earlier.mirrored else ''}",
+            fix="fit again on all images: what was trained cannot be added to",
+        )
+
+
+def _joined(run: Path, kept: KeptImages, new: Sequence[Sample], fresh: Extracted, backbone: Backbone, cache: Path) -> Extracted:
+    """Features of the old training images, the old test images and the new images, in this order."""
+    if fresh.table != kept.table:
+        raise _gone(run, cache, f"its features are of another version of the network or its libraries ({kept.table})")
+    width = Features(backbone, fresh.columns.taps).columns.width
+    with closing(Table(cache / "features" / fresh.table, width)) as table, closing(looks_table(cache)) as seen:
+        rows, looks = table.lookup(check=False), seen.lookup(check=False)
+        lost = [d for d in kept.digests if d not in rows or d not in looks]
+        if lost:
+            raise _gone(run, cache, f"{len(lost):,} of {len(kept.digests):,} images are not there any more")
+        digests = (*kept.digests, *fresh.digests)
+        return replace(
+            fresh,
+            features=table.rows([rows[digest] for digest in digests]),
+            looks=seen.rows([looks[digest] for digest in digests]),
+            kept_M=np.arange(len(digests), dtype=np.int64),
+            digests=digests,
+            hits=fresh.hits + len(kept.digests),
+        )
+
+
+def _gone(run: Path, cache: Path, got: str) -> UsageError:
+    return UsageError(
+        expected=f"the features of the images of {run} in the cache {cache}",
+        got=got,
+        fix="give the --cache of that fit, or fit again on all images",
+    )
+
+
+def _sides(kept: KeptImages, new: Sequence[Sample], joined: Extracted, seed: int) -> _Sides:
+    """Where the new images go: with their copies, else a fifth of each class to the test images."""
+    old = (*kept.train, *kept.test)
+    names = [f"{number}" for number in range(len(old) + len(new))]
+    groups = groups_of(find_copies(looks_from([row.tobytes() for row in _all_looks(joined)]), joined.digests, names))
+    side_of_group = {
+        groups[name]: "train" if i < len(kept.train) else "test" for i, name in enumerate(names[: len(old)]) if name in groups
+    }
+    if not kept.test:
+        return _Sides(train=(*kept.train, *new), test=())
+    tied = {i: side_of_group.get(groups.get(names[len(old) + i], "")) for i in range(len(new))}
+    grouped = [replace(sample, group=sample.group or groups.get(names[len(old) + i])) for i, sample in enumerate(new)]
+    aside = {index for unit in hold_out(make_units(grouped, seed), Data(path=Path()).test_share) for index in unit.members}
+    judges = [i for i in range(len(new)) if (tied[i] or ("test" if i in aside else "train")) == "test"]
+    return _Sides(
+        train=(*kept.train, *(sample for i, sample in enumerate(new) if i not in judges)),
+        test=(*kept.test, *(new[i] for i in judges)),
+    )
+
+
+def _all_looks(joined: Extracted) -> NDArray[np.uint8]:
+    assert joined.looks is not None, "asked for when the features were extracted"
+    return np.asarray(joined.looks[:])
+
+
+def _split(run: Path, more: Path, classes: tuple[str, ...], multi_label: bool, sides: _Sides, seed: int) -> Split:
+    bare = [name for name in classes if not any(name in sample.labels for sample in sides.train)]
+    if bare:
+        raise DataUnusable(
+            expected="images to learn from in each class", got=f"none of {', '.join(bare[:5])}", fix=f"put more into {more}"
+        )
+    how = f"the images of {run.name} as they were split there; of the images added, a fifth of each class"
+    return Split(
+        classes=classes,
+        multi_label=multi_label,
+        train=sides.train,
+        test=sides.test,
+        folds_N=fold_numbers(sides.train, None, seed),
+        how=how if sides.test else "no test set: every image trains, scores are cross-validated only",
+    )
+
+
+def _order(before: Sequence[Sample], sides: _Sides) -> NDArray[np.int64]:
+    place = {id(sample): i for i, sample in enumerate(before)}
+    return np.array([place[id(sample)] for sample in (*sides.train, *sides.test)], np.int64)
