@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.artifact.images import KeptImages, read_images
 from regraft.artifact.load import read_config
 from regraft.artifact.schema import Config, check_class_names
 from regraft.audit.audit import names_of
@@ -25,6 +24,7 @@ from regraft.data.read import read_more
 from regraft.data.split import fold_numbers
 from regraft.errors import DataUnusable, UsageError
 from regraft.fitted import Fitted
+from regraft.kept import KeptImages, read_images
 from regraft.pipeline import complete
 from regraft.prepare import Prepared, described, looks_of, solve
 from regraft.progress import Progress, Silent

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from regraft.artifact.images import KeptImages, write_images
 from regraft.artifact.save import save_model
 from regraft.auditing import audit_of
 from regraft.cache.engines import pick_device
@@ -15,6 +14,7 @@ from regraft.data.thumbnail import thumbnail
 from regraft.evaluate.metrics import score
 from regraft.evaluate.table import write_predictions
 from regraft.fitted import Fitted
+from regraft.kept import KeptImages, write_images
 from regraft.prepare import Prepared, prepare
 from regraft.progress import Progress, Silent
 from regraft.recipe import Recipe

@@ -1,8 +1,8 @@
 """Which images a run was fitted on and judged by, as a Parquet table: what is needed to go on without them.
 
-One row per image: `path` (its name), `part` ("train" or "test"), `labels`, `group` (null without one) and `digest`, the SHA-256
-of the file, by which its features are found in the cache. The schema's metadata names the table of features there, and the engine
-that made it. pyarrow is imported where it is used.
+One row per image: `path` (its name), `part` ("train" or "test"), `labels`, `group` (null without one) and `digest`, the
+SHA-256 of the file, by which its features are found in the cache. The schema's metadata names the table of features there, and
+the engine that made it. pyarrow is imported where it is used.
 """
 
 import json
