@@ -31,12 +31,12 @@ def suspect_labels(
     if len(parts) != len(truth):
         raise ValueError(f"expected a part for each of {len(truth)} images, got {len(parts)}")
     disagree = decisions(predictions) != truth
-    rows = np.flatnonzero(disagree if disagree.ndim == 1 else disagree.any(axis=1))
-    if not len(rows):
+    rows = np.flatnonzero(disagree if disagree.ndim == 1 else disagree.any(axis=1)).tolist()
+    if not rows:
         return ()
     wrong, odds = doubts(predictions, noise), log_odds_of(predictions.logits_NK, truth, noise.sharpness)
     suspect = _several if truth.ndim == 2 else _single
-    suspects = [suspect(predictions, truth, noise, wrong, odds, int(row), parts[row]) for row in rows]
+    suspects = [suspect(predictions, truth, noise, wrong, odds, row, parts[row]) for row in rows]
     # By what is given too: the probability of being wrong is 1, or 0, for many.
     suspects.sort(key=lambda one: (-one.wrong, one.given, one.name))
     listed = max(sum(one.wrong >= SUSPECT_FROM for one in suspects), always)

@@ -1,6 +1,7 @@
 """Images that may be of little use: tiny, blank, blurred, of an extreme shape, or unlike all others."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,10 @@ def find_oddities(
     names: Sequence[str],
     labels: Sequence[str],
     *,
-    width_N: NDArray[np.generic],
-    height_N: NDArray[np.generic],
-    contrast_N: NDArray[np.generic],
-    sharpness_N: NDArray[np.generic],
+    width_N: NDArray[Any],
+    height_N: NDArray[Any],
+    contrast_N: NDArray[Any],
+    sharpness_N: NDArray[Any],
 ) -> tuple[Odd, ...]:
     """What a person would set aside, in the order of the images; one may be odd in several ways.
 
@@ -32,8 +33,6 @@ def find_oddities(
     Blurred: a tenth of the usual sharpness or less, and far below the rest (`spread.beyond`). All but blank ones are measured
     by the set, so that images which are all small or all soft are not odd.
     """
-    width_N, height_N = width_N.astype(np.float64), height_N.astype(np.float64)
-    contrast_N, sharpness_N = contrast_N.astype(np.float64), sharpness_N.astype(np.float64)
     blank_N = contrast_N < _BLANK
     found = {
         "tiny": _tiny(width_N, height_N),
@@ -45,7 +44,7 @@ def find_oddities(
     reasons = {
         "tiny": lambda row: f"{width_N[row]:.0f} x {height_N[row]:.0f} pixels",
         "blank": lambda row: f"one even tone: grey values deviate by {contrast_N[row]:.1f} of 255",
-        "blurred": lambda row: f"blurred: {_share(sharpness_N[row] / usual)} of the usual sharpness",
+        "blurred": lambda row: f"blurred: {_share(float(sharpness_N[row]) / usual)} of the usual sharpness",
         "extreme shape": lambda row: f"{width_N[row]:.0f} x {height_N[row]:.0f} pixels: most of it is cut off or squeezed",
     }
     return tuple(
@@ -63,7 +62,7 @@ def outliers_of(distance_N: NDArray[np.float64], names: Sequence[str], labels: S
     where the logarithms of distances are normal, 49 sets of 50 have no outlier.
     """
     distance_N = distance_N.astype(np.float64)
-    rows = np.flatnonzero(beyond(distance_N, 1))
+    rows = np.flatnonzero(beyond(distance_N, 1)).tolist()
     usual = float(np.median(distance_N)) if len(distance_N) else 1.0
     # More than half may be equal to something else at distance 0: then there is no usual distance.
     usual = usual if usual > 0 else 1.0
@@ -73,7 +72,7 @@ def outliers_of(distance_N: NDArray[np.float64], names: Sequence[str], labels: S
 
 def _tiny(width_N: NDArray[np.float64], height_N: NDArray[np.float64]) -> NDArray[np.bool_]:
     # By area: a pencil of 256 x 20 pixels is thin, not tiny.
-    side_N = np.sqrt(width_N * height_N)
+    side_N = np.sqrt(np.asarray(width_N, np.float64) * height_N)
     usual = float(np.median(side_N)) if len(side_N) else 0.0
     return np.asarray((side_N < _TINY_SIDE) & (side_N <= _TINY_SHARE * usual))
 
