@@ -12,6 +12,7 @@ Each set is made once, in a stable order: the same files on every machine.
   fashion     Fashion-MNIST, 60,000 + 10,000 grey 28x28 pictures in 10 classes. Debian dataset-fashion-mnist, MIT, Zalando SE.
               Published: HOG+SVM 92.6 %, ResNet-50 fine-tuned 93.1 %, ResNet-18 94.9 %, WRN 96.7 %.
   fashion2k   2,000 + 2,000 of it, drawn at random.
+  fashion10k  8,000 + 2,000 of it, drawn at random.
   imagenet20  20 ImageNet photos; file names carry the class index. Python package foolbox, MIT (photos: their authors').
   odd-images  about 1,050 unusual and broken files. Pillow's own tests, from its source archive, MIT-CMU.
   photos      60 JPEG photos of 12 megapixels in 6 classes, train/ and test/: pictures of the Python package scikit-image
@@ -177,19 +178,24 @@ def idx(path: Path, offset: int) -> NDArray[np.uint8]:
     return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=offset)
 
 
-def fashion(out: Path, work: Path, rng: random.Random, few: int | None = None) -> None:
-    """Fashion-MNIST as files; `few` keeps that many of each part, drawn at random."""
+def fashion(out: Path, work: Path, rng: random.Random, few: tuple[int, int] | None = None) -> None:
+    """Fashion-MNIST as files; `few` keeps that many of the training and the test part, drawn at random."""
     root = debian(work, "dataset-fashion-mnist") / "usr/share/datasets/fashion-mnist"
-    for part, stem in (("train", "train"), ("test", "t10k")):
+    for number, (part, stem) in enumerate((("train", "train"), ("test", "t10k"))):
         images = idx(root / f"{stem}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
         labels = idx(root / f"{stem}-labels-idx1-ubyte.gz", 8)
-        for index in range(len(labels)) if few is None else sorted(rng.sample(range(len(labels)), few)):
+        for index in range(len(labels)) if few is None else sorted(rng.sample(range(len(labels)), few[number])):
             Image.fromarray(images[index]).save(folder(out, part, FASHION[labels[index]]) / f"{index:05}.png")
 
 
 def fashion2k(out: Path, work: Path, rng: random.Random) -> None:
     """2,000 + 2,000 of Fashion-MNIST."""
-    fashion(out, work, rng, few=2000)
+    fashion(out, work, rng, few=(2000, 2000))
+
+
+def fashion10k(out: Path, work: Path, rng: random.Random) -> None:
+    """8,000 + 2,000 of Fashion-MNIST."""
+    fashion(out, work, rng, few=(8000, 2000))
 
 
 def imagenet20(out: Path, work: Path, rng: random.Random) -> None:
@@ -255,6 +261,7 @@ MAKERS: dict[str, Maker] = {
     "stamps": stamps,
     "fashion": fashion,
     "fashion2k": fashion2k,
+    "fashion10k": fashion10k,
     "imagenet20": imagenet20,
     "odd-images": odd_images,
     "photos": make_photos,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import figures
 import finetune
+import trust
 from document import record, render, section
 from figures import Bench
 from measure import ROOT, BenchmarkFailed, machine
@@ -26,6 +27,9 @@ FIGURES = figures.FIGURES | {
     "finetune": finetune.fine_tune,
     "auto": finetune.auto_holds,
     "curve": finetune.curve,
+    "calibration": trust.calibration,
+    "rejection": trust.rejection,
+    "audit": trust.audit_cost,
 }
 
 

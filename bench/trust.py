@@ -1,11 +1,11 @@
 """The figures of trust: calibration, images of other things, what an audit costs."""
 
-import json
 from pathlib import Path
 
 import numpy as np
-from figures import Bench, Row, fit, regraft, seconds
+from figures import Bench, Row, fit, seconds
 from measure import spread
+from numpy.typing import NDArray
 from resplit import split_again
 
 from regraft.evaluate.calibration import chance_calibration_error
@@ -16,11 +16,12 @@ from regraft.saved import load
 
 CACHE = "trust"
 # What no model of stamps was ever shown.
+Distances = NDArray[np.float64]
 FOREIGN = ("fashion2k", "odd-images")
 
 
 def calibration(bench: Bench) -> list[Row]:
-    """What one temperature does to the calibration error of `partial:2`, three splits of each set; the test images' own error."""
+    """What one temperature does to the calibration error of `partial:2` on the test images, three splits of each set."""
     rows = []
     for name in ("clipart", "stamps", "fashion2k"):
         before, after, chance, shares, changed = [], [], [], [], 0
@@ -71,19 +72,17 @@ def rejection(bench: Bench) -> list[Row]:
         )
         for name in FOREIGN
     ]
-    rows.append(
-        Row(what="answers withheld for its own test images", measured=spread(own, mean=True), at_most=10, unit=" %")
-    )
+    rows.append(Row(what="answers withheld for its own test images", measured=spread(own, mean=True), at_most=10, unit=" %"))
     return rows
 
 
-def distances(fitted: Fitted, folder: Path) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def distances(fitted: Fitted, folder: Path) -> Distances:
     """Of every image below a folder that can be read."""
-    rows = fitted.iter_predict([path for path, _ in expand_inputs([str(folder)])])
+    rows = fitted.iter_predict(list(expand_inputs([str(folder)]).paths))
     return np.array([row.distance for row in rows if row.status == "ok" and row.distance is not None])
 
 
-def area_under_curve(near: "np.ndarray[tuple[int], np.dtype[np.float64]]", far: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> float:
+def area_under_curve(near: Distances, far: Distances) -> float:
     """The chance that a foreign image lies farther than one of the model's own; equal ones count half."""
     ordered = np.sort(near)
     below = np.searchsorted(ordered, far, "left") + np.searchsorted(ordered, far, "right")
@@ -101,8 +100,3 @@ def audit_cost(bench: Bench) -> list[Row]:
         runs.append(took["total"])
     also = {"whole fit": seconds(runs)}
     return [Row(what="the audit's time, as a share of the rest of the fit", measured=spread(shares), at_most=0.1, also=also)]
-
-
-def audited(bench: Bench, data: Path) -> dict[str, object]:
-    """What `regraft audit --json` prints."""
-    return dict(json.loads(json.dumps(regraft("audit", data, "--json").line)))

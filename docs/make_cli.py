@@ -19,24 +19,25 @@ TAIL = """## What `--json` prints
 One line on standard output; nothing at all when the command fails. Undefined figures are `null`. Fields may be added.
 
 - `fit`: `run`, `backbone`, `strategy` (of the model; of `auto` the one that it kept), `asked` (the strategy that was asked
-  for), `features`, `l2`, `classes`, `images` {`train`, `test`, `rejected`}, `test` {`accuracy` {`value`, `low`, `high`,
-  `n`}, `macro_f1`, `nll`, `ece`, `baseline`} (null with `--test none`), `cross_validation` (the same; where something was
-  trained, on its validation images: one fold of the training images), `training` (null where nothing was trained) {`what`,
-  `epochs` (how many were run), `chosen` (the epoch that was kept; 0: the start), `share` (of the way from the start to that
-  epoch), `refitted` (whether the same was done again on all training images), `gain` (in accuracy, over the solved head on
-  the same validation images), `gain_se` (its paired standard error), `validation` (how many images)}, `compared` (null
-  unless `auto` was asked for) [{`strategy`, `accuracy`, `nll`, `gain` (in nats, over the solved head), `gain_se`,
-  `seconds`, `kept`, `note` (why it was left out, or null)}], `seconds` {`features`, `head`, `total` and the other steps},
-  `engine`, `cache` {`hits`, `misses`}, `report`, `calibration` {`temperature`, `on`, `images`, `nll_before`, `nll_after`,
-  `ece_before`, `ece_after`}, `abstain` {`confidence`, `distance` (thresholds, null where there is none), `max_error`,
-  `asked_coverage` (what was asked for), `on`, `covered`, `error_answered`, `error_all`}. `features` and `l2` are always those of the solved head. With `--resume`
-  on a run that is finished: `run` and `finished` (true), nothing else
+  for), `features`, `l2`, `classes`, `images` {`train`, `test`, `rejected`}, `test` {`accuracy` {`value`, `low`, `high`, `n`},
+  `macro_f1`, `nll`, `ece`, `baseline`} (null with `--test none`), `cross_validation` (the same; where something was trained,
+  on its validation images: one fold of the training images), `training` (null where nothing was trained) {`what`, `epochs`
+  (how many were run), `chosen` (the epoch that was kept; 0: the start), `share` (of the way from the start to that epoch),
+  `refitted` (whether the same was done again on all training images), `gain` (in accuracy, over the solved head on the same
+  validation images), `gain_se` (its paired standard error), `validation` (how many images)}, `compared` (null unless `auto`
+  was asked for) [{`strategy`, `accuracy`, `nll`, `gain` (in nats, over the solved head), `gain_se`, `seconds`, `kept`, `note`
+  (why it was left out, or null)}], `seconds` {`features`, `head`, `total` and the other steps}, `engine`, `cache` {`hits`,
+  `misses`}, `report`, `calibration` {`temperature`, `on`, `images`, `nll_before`, `nll_after`, `ece_before`, `ece_after`},
+  `abstain` {`confidence`, `distance` (thresholds, null where there is none), `max_error`, `asked_coverage` (what was asked
+  for), `on`, `covered`, `error_answered`, `error_all`}. `features` and `l2` are always those of the solved head. With
+  `--resume` on a run that is finished: `run` and `finished` (true), nothing else
 - `evaluate`: `n`, `accuracy` {`value`, `low`, `high`, `n`}, `macro_f1`, `nll`, `ece`, `baseline`, `per_class` [{`class`,
   `precision`, `recall`, `f1`, `support`, `predicted`}], `confusion` (rows are the true classes; null for several labels per
-  image), `classes`, `abstain` (as above, on these images), `rejected` (how many), `rejected_images` [{`path`, `code`, `reason`}]
+  image), `classes`, `abstain` (as above, on these images), `rejected` (how many), `rejected_images` [{`path`, `code`,
+  `reason`}]
 - `predict`: one line per input: `path`, `status` ("ok" or "failed"), `reason` (null when ok), `predictions` [{`class`,
-  `probability`}], best first, `abstained` (whether the answer should not be relied on), `why` (null where it may), `distance` (from the
-  images it was fitted on: 1 is usual for new ones; null where none is measured)
+  `probability`}], best first, `abstained` (whether the answer should not be relied on), `why` (null where it may), `distance`
+  (from the images it was fitted on: 1 is usual for new ones; null where none is measured)
 - `inspect`: `source`, `weights`, `strategy`, `classes` (null: its own head), `head` [{`path`, `kind`, `in_features`,
   `out_features`, `found_by`, `role` ("main" or "auxiliary")}], `stages` [{`name`, `parameters`, `trainable`, `shape` (without
   N), `layout`, `stride` (of maps), `number` (from the end; null for one of pooling, normalisation or activation alone)}],
