@@ -94,7 +94,7 @@ class Fitted:
         self, paths: Iterable[str | Path], *, top_k: int = 5, device: Device = "auto", progress: Progress = Silent()
     ) -> Iterator[Prediction]:
         """`predict`, each answer as soon as it is there. All paths are taken before the first image is read."""
-        items = _checked_paths(paths)
+        items = checked_paths(paths)
         if not isinstance(top_k, int) or top_k < 1:
             raise UsageError(expected="top_k as a whole number of 1 or more", got=repr(top_k), fix="leave it out for 5")
         answers = logits_of(items, self._module, self.backbone.preprocess, device=device, progress=progress)
@@ -129,7 +129,8 @@ class Fitted:
         )
 
 
-def _checked_paths(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:
+def checked_paths(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:
+    """Each path, and as it was given. Raises UsageError for what is no list of paths."""
     if isinstance(paths, str | bytes | Path) or not isinstance(paths, Iterable):
         raise UsageError(expected="a list of paths", got=f"the single value {paths!r}", fix="put it in a list: predict([path])")
     listed = list(paths)

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 GROUP_ROWS = 16_384
 
 
-def write_table(path: Path, rows: Iterable[Prediction], columns: int) -> None:
-    """Write a table with `columns` classes per row to a temporary name that is then renamed. Raises OSError."""
+def write_table(path: Path, rows: Iterable[Prediction], columns: int, *, explained: bool = False) -> None:
+    """Write a table with `columns` classes per row, and where `explained` the paths of pictures, to a temporary name that is then renamed. Raises OSError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = [pa.float64() if name.startswith("probability_") else pa.string() for name in column_names(columns)]
-    schema = pa.schema(list(zip(column_names(columns), types, strict=True)))
+    names = column_names(columns, explained=explained)
+    types = [pa.float64() if name.startswith("probability_") else pa.string() for name in names]
+    schema = pa.schema(list(zip(names, types, strict=True)))
     temporary, source = path.with_name(f".{path.name}.tmp"), iter(rows)
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
@@ -48,6 +49,8 @@ def _to_table(rows: list[Prediction], columns: int, schema: "pa.Schema") -> "pa.
     for k in range(columns):
         cells[f"class_{k + 1}"] = [as_utf8(row.top[k][0]) if k < len(row.top) else None for row in rows]
         cells[f"probability_{k + 1}"] = [rounded(row.top[k][1]) if k < len(row.top) else None for row in rows]
+    if "explanation" in schema.names:
+        cells["explanation"] = [as_utf8(row.explanation) or None for row in rows]
     return pa.table(cells, schema=schema)
 
 
@@ -75,4 +78,7 @@ def _from_cells(cells: dict[str, Any]) -> Prediction:
             break
         value = cells[f"probability_{k}"]
         top.append((cells[f"class_{k}"], math.nan if value is None else value))
-    return Prediction(path=cells["path"], status=cells["status"], reason=cells["reason"] or "", top=tuple(top))
+    picture = cells.get("explanation") or ""
+    return Prediction(
+        path=cells["path"], status=cells["status"], reason=cells["reason"] or "", top=tuple(top), explanation=picture
+    )

@@ -48,25 +48,34 @@ def rounded(value: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class JsonRows:
-    """One JSON object per line: path, status, reason (null when ok), predictions [{class, probability}], best first."""
+    """One JSON object per line: path, status, reason (null when ok), predictions [{class, probability}], best first.
+
+    `explained`: and explanation, the path of a picture (null where there is none).
+    """
 
     header: bytes = b""
     quoted: bool = False
+    explained: bool = False
 
     def encode(self, prediction: Prediction) -> bytes:
-        row = {
+        row: dict[str, object] = {
             "path": prediction.path,
             "status": prediction.status,
             "reason": prediction.reason or None,
             "predictions": [{"class": name, "probability": rounded(value)} for name, value in prediction.top],
         }
+        if self.explained:
+            row["explanation"] = prediction.explanation or None
         return json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
 
     def decode(self, record: bytes) -> Prediction:
         try:
             row = json.loads(record)
+            if self.explained != ("explanation" in row):
+                raise ValueError(f"{'no' if self.explained else 'an'} explanation in the row")
             top = tuple((str(item["class"]), _number(item["probability"])) for item in row["predictions"])
-            return Prediction(path=row["path"], status=_status(row["status"]), reason=row["reason"] or "", top=top)
+            status, reason, picture = _status(row["status"]), row["reason"] or "", row.get("explanation") or ""
+            return Prediction(path=row["path"], status=status, reason=reason, top=top, explanation=picture)
         except (KeyError, TypeError, UnicodeDecodeError) as error:
             raise ValueError(f"not a row: {error}") from None
 
@@ -75,13 +84,16 @@ class JsonRows:
 
 
 class CsvRows:
-    """path, status, reason, then `columns` times class and probability, best first; empty where there is none."""
+    """path, status, reason, then `columns` times class and probability, best first; empty where there is none.
+
+    `explained`: and last explanation, the path of a picture.
+    """
 
     quoted = True
 
-    def __init__(self, columns: int) -> None:
-        self.columns = columns
-        self.header = _csv_line(column_names(columns))
+    def __init__(self, columns: int, *, explained: bool = False) -> None:
+        self.columns, self.explained = columns, explained
+        self.header = _csv_line(column_names(columns, explained=explained))
 
     def encode(self, prediction: Prediction) -> bytes:
         cells = [prediction.path, prediction.status, prediction.reason]
@@ -89,24 +101,25 @@ class CsvRows:
             number = rounded(value)
             cells += [name, "" if number is None else repr(number)]
         cells += [""] * (len(column_names(self.columns)) - len(cells))
-        return _csv_line(cells)
+        return _csv_line([*cells, prediction.explanation] if self.explained else cells)
 
     def decode(self, record: bytes) -> Prediction:
         cells = next(csv.reader([record.decode("utf-8")], strict=True), [])
-        if len(cells) != len(column_names(self.columns)):
+        if len(cells) != len(column_names(self.columns, explained=self.explained)):
             raise ValueError(f"not a row: {len(cells)} cells")
+        picture = cells.pop() if self.explained else ""
         pairs = zip(cells[3::2], cells[4::2], strict=True)
         top = tuple((name, _number(value or None)) for name, value in pairs if name)
-        return Prediction(path=cells[0], status=_status(cells[1]), reason=cells[2], top=top)
+        return Prediction(path=cells[0], status=_status(cells[1]), reason=cells[2], top=top, explanation=picture)
 
     def shown_path(self, path: str) -> str:
         return _safe_cell(path)
 
 
-def column_names(columns: int) -> list[str]:
+def column_names(columns: int, *, explained: bool = False) -> list[str]:
     """The columns of CSV and Parquet."""
     pairs = ([f"class_{k}", f"probability_{k}"] for k in range(1, columns + 1))
-    return ["path", "status", "reason", *(name for pair in pairs for name in pair)]
+    return ["path", "status", "reason", *(name for pair in pairs for name in pair), *["explanation"] * explained]
 
 
 def as_utf8(text: str) -> str:

@@ -265,12 +265,31 @@ class Augmented:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """The answer for one input: classes with probabilities, best first; or why there is none."""
+    """The answer for one input: classes with probabilities, best first; or why there is none.
+
+    `explanation` is the path of the picture of its evidence, where one was asked for.
+    """
 
     path: str
     status: Literal["ok", "failed"]
     reason: str = ""
     top: tuple[tuple[str, float], ...] = ()
+    explanation: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Where in one image the evidence for the class `of` lies, whose `probability` the model gives.
+
+    `heat_HW` is 1 at the place that speaks most for the class and 0 where nothing does; `pixels_HWC` is the image as the network
+    saw it, of the same height and width. Both are empty for an image that failed.
+    """
+
+    prediction: Prediction
+    of: str
+    probability: float
+    heat_HW: NDArray[np.float32]
+    pixels_HWC: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
