@@ -163,7 +163,9 @@ def _unpack(target: Target) -> None:
     """The rows of a finished table as its journal again, so that inputs may be added to it."""
     temporary = target.journal.with_name(f"{target.journal.name}.tmp")
     with temporary.open("wb") as file:
-        file.writelines(JsonRows(explained=target.explained).encode(row) for row in table_rows(target.path))
+        file.writelines(
+            JsonRows(explained=target.explained).encode(row) for row in table_rows(target.path, explained=target.explained)
+        )
     temporary.replace(target.journal)
 
 

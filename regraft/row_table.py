@@ -19,7 +19,10 @@ GROUP_ROWS = 16_384
 
 
 def write_table(path: Path, rows: Iterable[Prediction], columns: int, *, explained: bool = False) -> None:
-    """Write a table with `columns` classes per row, and where `explained` the paths of pictures, to a temporary name that is then renamed. Raises OSError."""
+    """Write a table with `columns` classes per row to a temporary name that is then renamed. Raises OSError.
+
+    `explained`: with the paths of pictures.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -54,13 +57,15 @@ def _to_table(rows: list[Prediction], columns: int, schema: "pa.Schema") -> "pa.
     return pa.table(cells, schema=schema)
 
 
-def table_rows(path: Path) -> Iterator[Prediction]:
-    """The rows of a table that `write_table` wrote. Raises UsageError for another file."""
+def table_rows(path: Path, *, explained: bool = False) -> Iterator[Prediction]:
+    """The rows of a table that `write_table` wrote with this `explained`. Raises UsageError for another file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
+            if explained != ("explanation" in file.schema_arrow.names):
+                raise KeyError("explanation")
             for batch in file.iter_batches(GROUP_ROWS):
                 yield from map(_from_cells, batch.to_pylist())
     except (pa.ArrowException, KeyError) as error:

@@ -281,8 +281,8 @@ class Prediction:
 class Explanation:
     """Where in one image the evidence for the class `of` lies, whose `probability` the model gives.
 
-    `heat_HW` is 1 at the place that speaks most for the class and 0 where nothing does; `pixels_HWC` is the image as the network
-    saw it, of the same height and width. Both are empty for an image that failed.
+    `heat_HW` is 1 at the place that speaks most for the class and 0 where nothing does; `pixels_HWC` is the image as the
+    network saw it, of the same height and width. Both are empty for an image that failed.
     """
 
     prediction: Prediction

@@ -1,0 +1,185 @@
+"""Heat maps: which parts of an image speak for an answer."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regraft.backbone.features import Normalise
+from regraft.cache.engines import pick_device
+from regraft.cache.stream import Loaded, batch_on, load_images
+from regraft.data.names import guess, listing, shown
+from regraft.errors import UnknownClass, UsageError
+from regraft.evaluate.probability import probabilities
+from regraft.evidence.measure import grad_cam, occlusion
+from regraft.evidence.watched import watched
+from regraft.fitted import Fitted, checked_paths
+from regraft.progress import Progress, Silent
+from regraft.recipe import Device
+from regraft.task.classify import top_classes
+from regraft.values import Explanation, Prediction, Rejected
+
+Asked = str | Sequence[str | None] | None
+
+
+def explain(
+    fitted: Fitted,
+    paths: Iterable[str | Path],
+    *,
+    of: Asked = None,
+    top_k: int = 5,
+    device: Device = "auto",
+    progress: Progress = Silent(),
+) -> Iterator[Explanation]:
+    """Where in each image the evidence for a class lies, one Explanation per path, in order, each batch as soon as it is there.
+
+    `of` names the class, for all images or for each; None is the best answer. Grad-CAM on the last map of the network, and on
+    those of earlier stages that the head reads; occlusion for a network that cannot be recorded. An image that cannot be used
+    gives an Explanation whose prediction has the status "failed" and the reason. Raises UnknownClass, UsageError.
+    """
+    items = checked_paths(paths)
+    asked = _asked(fitted, of, len(items))
+    explainer = _Explainer(fitted, pick_device(device), top_k)
+    with progress.task("explanations", len(items), "image") as task:
+        loaded = load_images(items, fitted.backbone.preprocess)
+        rows = (_Item(name, *rest) for (_, name), *rest in zip(items, asked, loaded, strict=True))
+        for batch in _batches(rows, batch_on(explainer.device)):
+            for explanation in explainer(batch):
+                task.advance()
+                yield explanation
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An image that was asked for: its path as given, the class to explain (None: the best answer), and what was read."""
+
+    name: str
+    asked: int | None
+    image: Loaded | Rejected
+
+
+def _asked(fitted: Fitted, of: Asked, images: int) -> list[int | None]:
+    names = [of] * images if of is None or isinstance(of, str) else list(of)
+    if len(names) != images:
+        raise UsageError(
+            expected=f"a class for each of {images:,} images", got=f"{len(names):,}", fix="give one for all or for each"
+        )
+    number = {name: k for k, name in enumerate(fitted.classes)}
+    unknown = next((name for name in names if name is not None and name not in number), None)
+    if unknown is not None:
+        near = guess(unknown, fitted.classes)
+        raise UnknownClass(
+            expected=f"a class of the model: {listing(fitted.classes)}",
+            got=repr(unknown)[:100],
+            fix=f"did you mean {shown(near)}?" if near else "give one of them, or none for the best answer",
+        )
+    return [None if name is None else number[name] for name in names]
+
+
+def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
+    """In order, `size` readable images in each: the batches that predict has, so that figures are the same to the last bit."""
+    batch: list[_Item] = []
+    readable = 0
+    for item in items:
+        batch.append(item)
+        readable += isinstance(item.image, Loaded)
+        if readable == size:
+            yield batch
+            batch, readable = [], 0
+    if batch:
+        yield batch
+
+
+class _Explainer:
+    """A model made ready to be asked for evidence."""
+
+    def __init__(self, fitted: Fitted, device: str, top_k: int) -> None:
+        self.device = device
+        self._fitted, self._top_k = fitted, top_k
+        self._normalise = Normalise(fitted.backbone.preprocess).to(device)
+        self._watched = watched(fitted)
+        # With its test-time views: those are part of what is asked.
+        self._whole = fitted.to_torch().to(device) if self._watched is None else None
+        if self._watched is not None:
+            self._watched.to(device)
+
+    def __call__(self, batch: Sequence[_Item]) -> Iterator[Explanation]:
+        pixels = [item.image.pixels for item in batch if isinstance(item.image, Loaded) and item.image.pixels is not None]
+        if pixels:
+            asked = [item.asked for item in batch if isinstance(item.image, Loaded)]
+            # cuDNN's TF32 keeps 10 bits of the fraction: answers are to be those of predict.
+            with torch.backends.cudnn.flags(allow_tf32=False):
+                answered = iter(self._answered(np.stack(pixels), asked))
+        for item in batch:
+            if isinstance(item.image, Rejected):
+                yield _failed(item.name, item.image.reason)
+            else:
+                answer = next(answered)
+                yield replace(answer, prediction=replace(answer.prediction, path=item.name))
+
+    def _answered(self, pixels_NHWC: NDArray[np.uint8], asked: Sequence[int | None]) -> Iterator[Explanation]:
+        images = self._normalise(torch.from_numpy(pixels_NHWC).to(self.device))
+        logits_NK, targets_N, evidence_NHW = self._evidence(images, asked)
+        classes, multi_label = self._fitted.classes, self._fitted.multi_label
+        shares_NK = probabilities(logits_NK, multi_label)
+        tops = top_classes(logits_NK, classes, multi_label, self._top_k)
+        for pixels, target, shares, top, evidence in zip(pixels_NHWC, targets_N, shares_NK, tops, evidence_NHW, strict=True):
+            yield Explanation(
+                prediction=Prediction(path="", status="ok", top=top),
+                of=classes[target],
+                probability=float(shares[target]),
+                heat_HW=heat_of(evidence),
+                pixels_HWC=pixels,
+            )
+
+    def _evidence(
+        self, images: Tensor, asked: Sequence[int | None]
+    ) -> tuple[NDArray[np.float32], list[int], NDArray[np.float32]]:
+        """Logits (N, K), the class that is explained for each image, and its evidence (N, H, W)."""
+        size = (images.shape[2], images.shape[3])
+        if self._watched is None:
+            assert self._whole is not None, "one of the two is there"
+            with torch.no_grad():
+                logits = self._whole(images)
+            targets = _targets(logits, asked)
+            return _array(logits), targets.tolist(), _array(occlusion(self._whole, images, targets))
+        network = self._watched
+        sides = [images, images.flip(3)] if self._fitted.mirrored else [images]
+        values = [network.before(side) for side in sides]
+        with torch.no_grad():
+            logits = torch.stack([network.after(*value) for value in values]).mean(dim=0)
+        targets = _targets(logits, asked)
+        maps = [grad_cam(network, value, targets, size) for value in values]
+        turned = [maps[0], *(one.flip(2) for one in maps[1:])]
+        return _array(logits), targets.tolist(), _array(torch.stack(turned).mean(dim=0))
+
+
+def heat_of(evidence_HW: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What speaks for the class, as shares (0 to 1) of the place that does most; zero where nothing does, or against it."""
+    heat = np.maximum(np.nan_to_num(evidence_HW, nan=0.0, posinf=0.0, neginf=0.0), 0)
+    most = heat.max(initial=0)
+    return np.asarray(heat / most if most > 0 else heat, np.float32)
+
+
+def _targets(logits_NK: Tensor, asked: Sequence[int | None]) -> Tensor:
+    # The first of equal ones, as `top_classes` has it.
+    best = np.argmax(_array(logits_NK), axis=1)
+    return torch.tensor([int(b) if a is None else a for a, b in zip(asked, best, strict=True)], device=logits_NK.device)
+
+
+def _array(value: Tensor) -> NDArray[np.float32]:
+    return np.asarray(value.detach().float().cpu().numpy(), np.float32)
+
+
+def _failed(name: str, reason: str) -> Explanation:
+    return Explanation(
+        prediction=Prediction(path=name, status="failed", reason=reason),
+        of="",
+        probability=0.0,
+        heat_HW=np.zeros((0, 0), np.float32),
+        pixels_HWC=np.zeros((0, 0, 0), np.uint8),
+    )
