@@ -18,8 +18,10 @@ from regraft.data.read import read_samples
 from regraft.data.split import split_samples
 from regraft.data.thumbnail import thumbnail
 from regraft.errors import UsageError
+from regraft.evaluate import mistakes
 from regraft.evaluate.metrics import score
 from regraft.evaluate.table import write_predictions
+from regraft.evidence.mistaken import LIMIT, mistake_overlays
 from regraft.fitted import Fitted
 from regraft.progress import Progress, Silent
 from regraft.recipe import DEFAULT_BACKBONE, Recipe
@@ -106,6 +108,7 @@ def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str
         cross_validation=cross_validation,
         thumbnails=lambda name: thumbnail(paths[name]),
         augmented=augmented_images(strategy, observed.train, backbone.preprocess, recipe.seed),
+        evidence=mistake_overlays(fitted, mistakes(test or cross_validation, LIMIT), paths, device=recipe.device),
         out=out / "report.html",
     )
     # Last: what is killed before can go on, and then lacks nothing.

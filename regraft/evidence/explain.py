@@ -11,12 +11,11 @@ from torch import Tensor
 
 from regraft.backbone.features import Normalise
 from regraft.cache.engines import pick_device
-from regraft.cache.stream import Loaded, batch_on, load_images
+from regraft.cache.stream import BATCH, Loaded, load_images
 from regraft.data.names import guess, listing, shown
 from regraft.errors import UnknownClass, UsageError
 from regraft.evaluate.probability import probabilities
-from regraft.evidence.measure import grad_cam, occlusion
-from regraft.evidence.watched import watched
+from regraft.evidence.method import method_for
 from regraft.fitted import Fitted, checked_paths
 from regraft.progress import Progress, Silent
 from regraft.recipe import Device
@@ -37,9 +36,9 @@ def explain(
 ) -> Iterator[Explanation]:
     """Where in each image the evidence for a class lies, one Explanation per path, in order, each batch as soon as it is there.
 
-    `of` names the class, for all images or for each; None is the best answer. Grad-CAM on the last map of the network, and on
-    those of earlier stages that the head reads; occlusion for a network that cannot be recorded. An image that cannot be used
-    gives an Explanation whose prediction has the status "failed" and the reason. Raises UnknownClass, UsageError.
+    `of` names the class, for all images or for each; None is the best answer. Grad-CAM for convolutional networks (the last map, and
+    those of earlier stages that the head reads), integrated gradients for others. An image that cannot be used gives an
+    Explanation whose prediction has the status "failed" and the reason. Raises UnknownClass, UsageError.
     """
     items = checked_paths(paths)
     asked = _asked(fitted, of, len(items))
@@ -47,7 +46,7 @@ def explain(
     with progress.task("explanations", len(items), "image") as task:
         loaded = load_images(items, fitted.backbone.preprocess)
         rows = (_Item(name, *rest) for (_, name), *rest in zip(items, asked, loaded, strict=True))
-        for batch in _batches(rows, batch_on(explainer.device)):
+        for batch in _batches(rows, BATCH):
             for explanation in explainer(batch):
                 task.advance()
                 yield explanation
@@ -98,64 +97,33 @@ class _Explainer:
     """A model made ready to be asked for evidence."""
 
     def __init__(self, fitted: Fitted, device: str, top_k: int) -> None:
-        self.device = device
-        self._fitted, self._top_k = fitted, top_k
+        self._fitted, self._device, self._top_k = fitted, device, top_k
         self._normalise = Normalise(fitted.backbone.preprocess).to(device)
-        self._watched = watched(fitted)
-        # With its test-time views: those are part of what is asked.
-        self._whole = fitted.to_torch().to(device) if self._watched is None else None
-        if self._watched is not None:
-            self._watched.to(device)
+        self._method = method_for(fitted, device)
 
     def __call__(self, batch: Sequence[_Item]) -> Iterator[Explanation]:
-        pixels = [item.image.pixels for item in batch if isinstance(item.image, Loaded) and item.image.pixels is not None]
-        if pixels:
-            asked = [item.asked for item in batch if isinstance(item.image, Loaded)]
-            # cuDNN's TF32 keeps 10 bits of the fraction: answers are to be those of predict.
-            with torch.backends.cudnn.flags(allow_tf32=False):
-                answered = iter(self._answered(np.stack(pixels), asked))
+        read = [(item, item.image.pixels) for item in batch if isinstance(item.image, Loaded) and item.image.pixels is not None]
+        answers = iter(self._answers(np.stack([pixels for _, pixels in read]), [item for item, _ in read]) if read else ())
         for item in batch:
-            if isinstance(item.image, Rejected):
-                yield _failed(item.name, item.image.reason)
-            else:
-                answer = next(answered)
-                yield replace(answer, prediction=replace(answer.prediction, path=item.name))
+            yield _failed(item.name, item.image.reason) if isinstance(item.image, Rejected) else next(answers)
 
-    def _answered(self, pixels_NHWC: NDArray[np.uint8], asked: Sequence[int | None]) -> Iterator[Explanation]:
-        images = self._normalise(torch.from_numpy(pixels_NHWC).to(self.device))
-        logits_NK, targets_N, evidence_NHW = self._evidence(images, asked)
+    def _answers(self, pixels_NHWC: NDArray[np.uint8], items: Sequence[_Item]) -> Iterator[Explanation]:
+        images = self._normalise(torch.from_numpy(pixels_NHWC).to(self._device))
+        # cuDNN's TF32 keeps 10 bits of the fraction: answers are to be those of predict.
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            measured = self._method.measure(images, lambda logits: _targets(logits, [item.asked for item in items]))
+        logits_NK, targets_N, evidence_NHW = (value.detach().cpu().numpy() for value in measured)
         classes, multi_label = self._fitted.classes, self._fitted.multi_label
         shares_NK = probabilities(logits_NK, multi_label)
         tops = top_classes(logits_NK, classes, multi_label, self._top_k)
-        for pixels, target, shares, top, evidence in zip(pixels_NHWC, targets_N, shares_NK, tops, evidence_NHW, strict=True):
+        for row, item in enumerate(items):
             yield Explanation(
-                prediction=Prediction(path="", status="ok", top=top),
-                of=classes[target],
-                probability=float(shares[target]),
-                heat_HW=heat_of(evidence),
-                pixels_HWC=pixels,
+                prediction=Prediction(path=item.name, status="ok", top=tops[row]),
+                of=classes[targets_N[row]],
+                probability=float(shares_NK[row, targets_N[row]]),
+                heat_HW=heat_of(evidence_NHW[row]),
+                pixels_HWC=pixels_NHWC[row],
             )
-
-    def _evidence(
-        self, images: Tensor, asked: Sequence[int | None]
-    ) -> tuple[NDArray[np.float32], list[int], NDArray[np.float32]]:
-        """Logits (N, K), the class that is explained for each image, and its evidence (N, H, W)."""
-        size = (images.shape[2], images.shape[3])
-        if self._watched is None:
-            assert self._whole is not None, "one of the two is there"
-            with torch.no_grad():
-                logits = self._whole(images)
-            targets = _targets(logits, asked)
-            return _array(logits), targets.tolist(), _array(occlusion(self._whole, images, targets))
-        network = self._watched
-        sides = [images, images.flip(3)] if self._fitted.mirrored else [images]
-        values = [network.before(side) for side in sides]
-        with torch.no_grad():
-            logits = torch.stack([network.after(*value) for value in values]).mean(dim=0)
-        targets = _targets(logits, asked)
-        maps = [grad_cam(network, value, targets, size) for value in values]
-        turned = [maps[0], *(one.flip(2) for one in maps[1:])]
-        return _array(logits), targets.tolist(), _array(torch.stack(turned).mean(dim=0))
 
 
 def heat_of(evidence_HW: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -167,12 +135,8 @@ def heat_of(evidence_HW: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _targets(logits_NK: Tensor, asked: Sequence[int | None]) -> Tensor:
     # The first of equal ones, as `top_classes` has it.
-    best = np.argmax(_array(logits_NK), axis=1)
+    best = np.argmax(logits_NK.cpu().numpy(), axis=1)
     return torch.tensor([int(b) if a is None else a for a, b in zip(asked, best, strict=True)], device=logits_NK.device)
-
-
-def _array(value: Tensor) -> NDArray[np.float32]:
-    return np.asarray(value.detach().float().cpu().numpy(), np.float32)
 
 
 def _failed(name: str, reason: str) -> Explanation:

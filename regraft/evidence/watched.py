@@ -1,6 +1,7 @@
-"""A fitted network in two parts, with the maps between them where evidence is measured."""
+"""A fitted convolutional network in two parts, with the maps between them where Grad-CAM looks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import cast
 
@@ -10,103 +11,89 @@ from torch import Tensor, nn
 from regraft.backbone.attach import FeaturesAndHead, HeadWeights
 from regraft.backbone.boundary import cut
 from regraft.backbone.features import flat, pooled, probe
-from regraft.backbone.graph import CannotCut, prefix_part, suffix_part
+from regraft.backbone.graph import FLAT, MAP, CannotCut, prefix_part, suffix_part
 from regraft.backbone.model import Backbone, Boundary, Stage
 from regraft.data.preprocess import Preprocess
 from regraft.errors import UsageError
-from regraft.evidence.places import Grid, from_map, grid_of, to_map
 from regraft.fitted import Fitted
 from regraft.train.own_head import OwnHead, channels_first
 
-# A last map with fewer places on a side would show halves of the image: small images through a network for large ones.
-COARSEST = 4
+# Fewer places than this on a side would show halves of the image: small images through a network made for large ones.
+COARSEST = 5
 
 
 class Maps(nn.Module):
-    """Hands its values on: the layer at which evidence is measured."""
+    """Hands its values on: the layer that is looked at."""
 
     def forward(self, *maps: Tensor) -> tuple[Tensor, ...]:
         return maps
 
 
 class Watched(nn.Module):
-    """Normalised images (N, C, H, W) -> logits (N, K), by way of `maps`, all that the answer is made of.
+    """Normalised images (N, C, H, W) -> logits (N, K), by way of maps (N, c, h, w), all that the answer is made of.
 
     The first is the map that the head's own input comes from; where the head reads stages beside it, theirs follow. Each is
     taken for a value of its own, although each follows from those before: the head hears them directly, and what they say
     adds up.
     """
 
-    def __init__(self, front: nn.Module, grids: Sequence[Grid], back: nn.Module) -> None:
+    def __init__(self, front: nn.Module, back: nn.Module) -> None:
         super().__init__()
         self.front, self.maps, self.back = front, Maps(), back
-        self._grids = tuple(grids)
         self.requires_grad_(False).eval()
 
     def before(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The values at the maps, with which nothing is recorded for gradients."""
+        """The maps; nothing is kept for gradients of what comes before them."""
         with torch.no_grad():
             return cast(tuple[Tensor, ...], self.front(images))
 
-    def after(self, *values: Tensor) -> Tensor:
-        """The logits from those values."""
-        parts = [to_map(value, grid) for value, grid in zip(values, self._grids, strict=True)]
-        maps = self.maps(*(part for part, _ in parts))
-        back = zip(maps, parts, self._grids, strict=True)
-        return cast(Tensor, self.back(*(from_map(found, others, grid) for found, (_, others), grid in back)))
+    def after(self, *maps: Tensor) -> Tensor:
+        """The logits from the maps."""
+        return cast(Tensor, self.back(*self.maps(*maps)))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.after(*self.before(images))
 
 
 def watched(fitted: Fitted) -> Watched | None:
-    """The network of a model, without its test-time views, sharing nothing with it.
+    """The network of a model, without its test-time views, sharing nothing with it; looked at is the last map that it hears.
 
-    Watched is the last stage whose places the answer depends on (the class token of a transformer hears the others in its last
-    block for the last time, so there it is the block before). None for a network that cannot be recorded or has no such place.
+    None for a network that cannot be recorded, and where what is heard last is no map but tokens or channels-last, as in
+    transformers, or has fewer than 5 places on a side: Grad-CAM shows little there (docs/explain.md#methods).
     """
-    backbone, head = fitted.backbone, fitted.head
-    if backbone.graph is None:
-        return None
-    for stage in _candidates(backbone, head):
-        try:
-            network = _through(fitted, stage)
-        except (CannotCut, UsageError):
-            continue
-        if network is not None and _hears(network, backbone.preprocess):
-            return network
-    return None
-
-
-def _candidates(backbone: Backbone, head: HeadWeights | OwnHead | None) -> Iterator[Stage]:
-    """The stages with a grid, the last first; those with too few places after all others."""
+    head = fitted.head
+    stages = [stage for stage in fitted.backbone.stages if stage.layout != FLAT]
     if isinstance(head, OwnHead) and head.stage:
-        yield from (stage for stage in backbone.stages if stage.name == head.stage)
-        return
-    grids = [(stage, grid) for stage in reversed(backbone.stages) if (grid := grid_of(stage, backbone.preprocess))]
-    yield from (stage for stage, grid in grids if min(grid.rows, grid.columns) >= COARSEST)
-    yield from (stage for stage, grid in reversed(grids) if min(grid.rows, grid.columns) < COARSEST)
+        stages = [stage for stage in stages if stage.name == head.stage]
+    for stage in reversed(stages):
+        if stage.layout != MAP or min(stage.shape[1:]) < COARSEST:
+            return None
+        # RuntimeError: an operation that has no gradient.
+        with suppress(CannotCut, UsageError, RuntimeError):
+            network = _through(fitted, stage)
+            if network is not None and _hears(network, fitted.backbone.preprocess):
+                return network
+    return None
 
 
 def _through(fitted: Fitted, stage: Stage) -> Watched | None:
     """The network by way of the map of `stage`, and of those that the head reads beside it; None where one is no map."""
     taps = fitted.head.taps if isinstance(fitted.head, HeadWeights) else ()
     stages = [stage, *(one for one in fitted.backbone.stages if one.name in taps)]
-    grids = [grid for one in stages if (grid := grid_of(one, fitted.backbone.preprocess))]
-    if len(grids) < len(stages):
+    if any(one.layout != MAP for one in stages):
         return None
     network = replace(fitted, mirrored=False).to_torch()
     if not isinstance(network, FeaturesAndHead):
         boundary = Boundary(name=stage.name, nodes=(stage.node,), shapes=(stage.shape,))
         parts = cut(replace(fitted.backbone, module=network), boundary, to_train=False)
-        return Watched(parts.prefix, grids, parts.suffix)
+        return Watched(parts.prefix, parts.suffix)
     # A part of the network's copy: what it needs up to the stages and the head's input is in there.
     module, graph = cast(nn.Module, network.features.prefix), fitted.backbone.graph
     assert graph is not None, "a network that cannot be recorded has no stages"
     front = prefix_part(module, graph, [one.node for one in stages])
     if isinstance(fitted.head, OwnHead) and fitted.head.stage:
-        return Watched(front, grids, _OnMap(stage, network.head))
-    return Watched(front, grids, _OnFeatures(replace(fitted.backbone, module=module), stage, network.head))
+        return Watched(front, _OnMap(stage, network.head))
+    return Watched(front, _OnFeatures(replace(fitted.backbone, module=module), stage, network.head))
 
 
 class _OnFeatures(nn.Module):
@@ -141,18 +128,17 @@ class _OnMap(nn.Module):
 
 
 def _hears(network: Watched, preprocess: Preprocess) -> bool:
-    """Whether the answer to an image of noise depends on the places of the first map."""
-    values = probe(network.front, preprocess)
-    kept: list[Tensor] = []
+    """Whether the answer to an image of noise depends on the first map."""
+    with torch.enable_grad():
+        maps = [value.clone().requires_grad_() for value in probe(network.front, preprocess)]
+        # Copies: what follows may write into its input (a ReLU in place).
+        logits = network.after(*(value.clone() for value in maps))
+        return depends(logits, maps[0])
 
-    def keep(_: nn.Module, given: object, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        kept.append(maps[0])
-        # What follows may write into its input (a ReLU in place).
-        return tuple(one.clone() for one in maps)
 
-    with torch.enable_grad(), network.maps.register_forward_hook(keep):
-        logits = network.after(*(value.clone().requires_grad_() for value in values))
+def depends(logits_NK: Tensor, value: Tensor) -> bool:
+    """Whether the logits have a gradient in `value` that is not zero throughout. Raises RuntimeError where there is none."""
     # Weights of solved heads sum to nothing over the classes: a plain sum of the logits would depend on no map.
-    total = (logits * torch.linspace(1, 2, logits.shape[1])).sum()
-    (gradient,) = torch.autograd.grad(total, kept[:1])
-    return bool(gradient.abs().max() > 0)
+    total = (logits_NK * torch.linspace(1, 2, logits_NK.shape[1])).sum()
+    (gradient,) = torch.autograd.grad(total, value, allow_unused=True)
+    return gradient is not None and bool(gradient.abs().max() > 0)

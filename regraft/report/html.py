@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from regraft.report import text
 from regraft.report.compared import auto_verdict, gain_words, judgement, outcome, rule_words, spent
 from regraft.report.confusion import MAP_CLASSES, confusion_map, confusion_rows
 from regraft.report.figures import SERIES, intervals_figure, reliability_figure
-from regraft.report.pictures import BUDGET, Thumbnails, data_uri, pictured
+from regraft.report.pictures import BUDGET, NO_EVIDENCE, Thumbnails, data_uri, pictured
 from regraft.report.regularisation import at_edge, feature_sets, is_chosen, regularisation_figure
 from regraft.report.summary import Confusion, confusions, sentences
 from regraft.report.training import curves_figure, kept, phases, several_rates, share_words
@@ -34,15 +35,17 @@ def write_report(
     thumbnails: Thumbnails,
     out: Path,
     augmented: Augmented | None = None,
+    evidence: Mapping[str, bytes] = NO_EVIDENCE,
 ) -> Path:
     """Write the page to `out` (to a temporary name, then renamed) and return it.
 
     The headline is on `test`, or on `cross_validation` where that is None; both must carry their targets. `thumbnails` gives
     the PNG, JPEG, GIF or WebP bytes for an image's name, as a mapping or a function; it is asked for the shown mistakes only.
-    `augmented` is what augmentation made of a few images. Raises OutOfSpace or UsageError where the file cannot be written.
+    `augmented` is what augmentation made of a few images, `evidence` a picture for the names of mistakes that shows what spoke
+    for the wrong answer. Raises OutOfSpace or UsageError where the file cannot be written.
     """
     shown = cross_validation if test is None else test
-    page = render(summary, shown=shown, thumbnails=thumbnails, augmented=augmented)
+    page = render(summary, shown=shown, thumbnails=thumbnails, augmented=augmented, evidence=evidence)
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as file:
@@ -57,7 +60,14 @@ def write_report(
     return out
 
 
-def render(summary: RunSummary, *, shown: Predictions, thumbnails: Thumbnails, augmented: Augmented | None = None) -> str:
+def render(
+    summary: RunSummary,
+    *,
+    shown: Predictions,
+    thumbnails: Thumbnails,
+    augmented: Augmented | None = None,
+    evidence: Mapping[str, bytes] = NO_EVIDENCE,
+) -> str:
     """The page as text; `shown` are the predictions of the headline."""
     scores = summary.test_scores or summary.cross_validation
     return (
@@ -69,7 +79,7 @@ def render(summary: RunSummary, *, shown: Predictions, thumbnails: Thumbnails, a
             multi_label=shown.multi_label,
             sentences=sentences(summary, shown),
             macro_f1=_macro_f1(shown),
-            **_mistakes(scores, shown, thumbnails, BUDGET - (len(augmented.sheet) if augmented else 0)),
+            **_mistakes(scores, shown, thumbnails, evidence, BUDGET - (len(augmented.sheet) if augmented else 0)),
             **_calibration(shown),
             **_regularisation(summary),
             **_training(summary, augmented),
@@ -106,14 +116,17 @@ def _macro_f1(shown: Predictions) -> Any:
     return macro_f1_interval(shown, resamples=1000 if len(shown.names) <= 5000 else 200)
 
 
-def _mistakes(scores: Scores, shown: Predictions, thumbnails: Thumbnails, budget: int) -> dict[str, Any]:
+def _mistakes(
+    scores: Scores, shown: Predictions, thumbnails: Thumbnails, evidence: Mapping[str, bytes], budget: int
+) -> dict[str, Any]:
     taken_for: dict[str, Confusion] = {}
     for confusion in confusions(scores, len(scores.classes) ** 2):
         taken_for.setdefault(confusion.truth, confusion)
-    pictures = pictured(mistakes(shown, PICTURES), thumbnails, budget)
+    pictures = pictured(mistakes(shown, PICTURES), thumbnails, budget, evidence)
     return {
         "mistakes": pictures,
         "any_picture": any(row.source for row in pictures),
+        "any_evidence": any(row.evidence for row in pictures),
         "wrong": scores.n - round(scores.accuracy.value * scores.n),
         "confusion_rows": confusion_rows(scores),
         "confusion_map": confusion_map(scores),
