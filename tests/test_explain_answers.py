@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -19,30 +21,44 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from regraft.backbone.attach import HeadWeights
-from regraft.backbone.features import Features, later_stages
+from regraft.backbone.features import Features, FromPixels, later_stages
 from regraft.backbone.load import load_backbone
-from regraft.backbone.model import Backbone
 from regraft.cli.main import main
 from regraft.errors import OutputExists, UnknownClass, UsageError
 from regraft.evaluate import Mistake
 from regraft.evidence.explain import explain, heat_of
 from regraft.evidence.files import check_folder, picture_name, write_picture
 from regraft.evidence.measure import grad_cam, summed
+from regraft.evidence.method import method_for
 from regraft.evidence.mistaken import mistake_overlays, wrong_answer
 from regraft.evidence.overlay import coloured, overlay
-from regraft.evidence.watched import Watched, watched
+from regraft.evidence.watched import watched
 from regraft.fitted import Fitted, pretrained
 from regraft.recipe import Own
+from regraft.row_table import table_rows, write_table
+from regraft.rows import CsvRows, JsonRows
 from regraft.train.own_head import OwnHead
 from regraft.values import Explanation, Prediction
 
-SIDE, SQUARE = 64, 24
+SIDE, SQUARE = 48, 18
 COLOURS = {"red": (200, 40, 40), "blue": (40, 40, 200)}
-PHOTOS = Path(str(files("foolbox") / "data"))
 
 
-# A problem whose evidence has a known place: a red and a blue square are labels of their own, a green one says nothing. That they
-# may both be there, or neither, keeps a network from telling one by the absence of the other.
+@pytest.fixture(scope="module")
+def photos() -> list[Path]:
+    spec = find_spec("foolbox")
+    assert spec is not None
+    assert spec.origin is not None
+    return sorted((Path(spec.origin).parent / "data").glob("imagenet_*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def lite0() -> Fitted:
+    return pretrained("efficientnet_lite0")
+
+
+# A problem whose evidence has a known place: a red and a blue square are labels of their own, a green one says nothing. That
+# both may be there, or neither, keeps a network from telling one by the absence of the other.
 
 
 def squares(
@@ -80,9 +96,9 @@ def saved(images: NDArray[np.uint8], folder: Path) -> list[Path]:
     return paths
 
 
-def learn(network: nn.Module, *, steps: int, rate: float) -> nn.Module:
+def learn(network: nn.Module, *, steps: int) -> nn.Module:
     """Trained on the squares until it has them right."""
-    optimiser = torch.optim.AdamW(network.parameters(), lr=rate)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
     network.train()
     for step in range(steps):
         images, there, _, _ = squares(32, step)
@@ -105,15 +121,15 @@ def fitted_to(network: nn.Module, classes: Sequence[str] = tuple(COLOURS), side:
     return Fitted(backbone=backbone, head=None, classes=tuple(classes), multi_label=True)
 
 
-def vit(**options: object) -> nn.Module:
+def vit(registers: int = 0) -> nn.Module:
     return VisionTransformer(
-        img_size=SIDE, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=2, **options
+        img_size=SIDE, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=2, reg_tokens=registers
     )
 
 
 def swin() -> nn.Module:
     return SwinTransformer(
-        img_size=SIDE, patch_size=4, embed_dim=16, depths=(1, 1), num_heads=(1, 2), window_size=4, num_classes=2
+        img_size=SIDE, patch_size=4, embed_dim=16, depths=(1, 1), num_heads=(1, 2), window_size=6, num_classes=2
     )
 
 
@@ -121,44 +137,326 @@ def resnet() -> nn.Module:
     return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=2)
 
 
-class Vgg(nn.Module):
+class Vgg(nn.Sequential):
     """Convolutions, and hidden layers that read every place by itself."""
 
     def __init__(self) -> None:
-        super().__init__()
-        widths = (3, 16, 32, 32)
         blocks = [
-            [nn.Conv2d(a, b, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
-            for a, b in zip(widths, widths[1:], strict=False)
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+            for a, b in ((3, 16), (16, 32), (32, 32))
         ]
-        self.features = nn.Sequential(*(layer for block in blocks for layer in block))
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(32 * 64, 32), nn.ReLU(inplace=True), nn.Linear(32, 2))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.features(images))
+        super().__init__(*blocks, nn.Flatten(), nn.Linear(32 * 36, 32), nn.ReLU(inplace=True), nn.Linear(32, 2))
 
 
 class Branching(nn.Module):
-    """A network that cannot be recorded: its forward pass looks at values."""
+    """A network that cannot be recorded, since its forward pass looks at values; `blind`: and keeps no gradients."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, blind: bool = False) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 16, 5, 4), nn.ReLU(), nn.Conv2d(16, 16, 3, 2), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten()
-        )
+        self.blind = blind
+        self.features = nn.Sequential(nn.Conv2d(3, 16, 5, 4), nn.ReLU(), nn.Conv2d(16, 16, 3, 2), nn.ReLU())
         self.fc = nn.Linear(16, 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        value = self.features(images)
-        return self.fc(value if value.sum() > 1e9 else value * 1.0)
+        value = self.features(images).amax(dim=(2, 3))
+        return self.fc(value.detach() if self.blind and not self.training and value.sum() > -1 else value)
 
 
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, float]] = {
-    "vit": (vit, 80, 2e-3),
-    "vit, average": (lambda: vit(global_pool="avg", class_token=False), 60, 2e-3),
-    "vit, registers": (lambda: vit(reg_tokens=4), 80, 2e-3),
-    "swin": (swin, 80, 2e-3),
-    "resnet": (resnet, 20, 2e-3),
-    "vgg": (Vgg, 40, 2e-3),
-    "not recorded": (Branching, 80, 5e-3),
+IG = "integrated gradients"
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, str]] = {
+    "vit": (vit, 120, IG),
+    "vit with registers": (lambda: vit(4), 120, IG),
+    "swin": (swin, 150, IG),
+    "resnet, few places": (resnet, 40, IG),
+    "vgg": (Vgg, 60, "Grad-CAM"),
+    "not recorded": (Branching, 100, IG),
+    "without gradients": (lambda: Branching(blind=True), 100, "occlusion"),
 }
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_evidence_lies_where_it_is_known_to_lie(name: str, tmp_path: Path) -> None:
+    make, steps, method = NETWORKS[name]
+    torch.manual_seed(0)
+    fitted = fitted_to(learn(make(), steps=steps))
+    assert method_for(fitted, "cpu").name == method
+    images, there, asked, corners = squares(24, 10_000, shown=1)
+    found = list(explain(fitted, saved(images, tmp_path), of=[fitted.classes[k] for k in asked]))
+    assert [one.of for one in found] == [fitted.classes[k] for k in asked]
+    right = [{label for label, share in one.prediction.top if share > 0.5} for one in found]
+    learned = [row for row, labels in enumerate(right) if labels == {fitted.classes[k] for k in np.flatnonzero(there[row])}]
+    assert len(learned) >= 18
+    hits = [in_square(found[row].heat_HW, corners[row]) for row in learned]
+    assert np.mean(hits) >= 0.85
+
+
+def test_a_head_on_several_stages_is_explained_by_all_of_them(tmp_path: Path) -> None:
+    fitted, bias_K = on_stages(side=160)
+    network = watched(fitted)
+    assert network is not None
+    images, _, asked, corners = squares(12, 20_000, shown=1, side=160)
+    paths = saved(images, tmp_path)
+    found = list(explain(fitted, paths, of=[fitted.classes[k] for k in asked]))
+    assert np.mean([in_square(one.heat_HW, corner) for one, corner in zip(found, corners, strict=True)]) >= 0.85
+    plain = fitted.predict(paths)
+    for one, other in zip(found, plain, strict=True):
+        assert dict(one.prediction.top) == pytest.approx(dict(other.top), abs=1e-5)
+
+
+def test_what_the_places_say_adds_up_to_the_logit() -> None:
+    """Zhou et al. 2016: for a linear head on averaged maps each place's part of the logit is known, and Grad-CAM is just that."""
+    fitted, bias_K = on_stages(side=160, largest=False)
+    network = watched(fitted)
+    assert network is not None
+    images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits_NK = fitted.to_torch()(images)
+        maps = network.before(images)
+        torch.testing.assert_close(network(images), logits_NK)
+    assert len(maps) == 6
+    evidence = grad_cam(network, maps, torch.tensor([0, 1]), (5, 5)).sum(dim=(1, 2)).detach()
+    assert evidence.numpy() / 25 + bias_K == pytest.approx(logits_NK.diag().numpy(), abs=1e-3)
+
+
+def test_evidence_of_finer_maps_goes_to_the_place_that_holds_it() -> None:
+    coarse, fine = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 4, 4)
+    coarse[0, 0, 0, 1], fine[0, 0, 3, 2:] = 1, 0.5
+    torch.testing.assert_close(summed([coarse, fine])[0, 0], torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+
+
+def test_hiding_the_evidence_lowers_the_logit_more_than_hiding_as_much_elsewhere(lite0: Fitted, photos: list[Path]) -> None:
+    """The deletion test of Petsiuk et al. 2018, at one size: a fifth of the image in its mean colour."""
+    network, chance, drops = lite0.to_torch(), np.random.default_rng(0), []
+    for one in explain(lite0, photos[:8]):
+        patches_HW = np.kron(chance.permutation(49).reshape(7, 7), np.ones((32, 32)))
+        shown = [one.pixels_HWC, *(without(one.pixels_HWC, order_HW) for order_HW in (one.heat_HW, patches_HW))]
+        with torch.no_grad():
+            logits = network(FromPixels(nn.Identity(), lite0.backbone.preprocess)(torch.from_numpy(np.stack(shown))))
+        drops.append(np.array(logits[0, lite0.classes.index(one.of)] - logits[1:, lite0.classes.index(one.of)]))
+    by_heat, by_chance = np.array(drops).T
+    assert by_heat.mean() > 2 * max(by_chance.mean(), 0.5)
+    assert np.mean(by_heat > by_chance) >= 0.85
+
+
+def test_heat_maps_are_shares_of_the_image_s_shape_and_the_same_every_time(lite0: Fitted, photos: list[Path]) -> None:
+    several, again = list(explain(lite0, photos[:3])), list(explain(lite0, photos[:3]))
+    alone = next(explain(lite0, [photos[1]], of=several[1].of))
+    for one, other in zip(several, again, strict=True):
+        assert one.heat_HW.shape == one.pixels_HWC.shape[:2] == (224, 224)
+        assert one.heat_HW.dtype == np.float32
+        assert (one.heat_HW.min(), one.heat_HW.max()) == (pytest.approx(0, abs=0.2), 1)
+        assert np.array_equal(one.heat_HW, other.heat_HW)
+    assert alone.heat_HW == pytest.approx(several[1].heat_HW, abs=1e-3)
+    assert alone.of == alone.prediction.top[0][0]
+    assert alone.probability == pytest.approx(alone.prediction.top[0][1])
+    assert next(explain(lite0, [photos[1]], of="beaver")).probability < 0.1
+
+
+def test_both_sides_of_an_image_are_explained_where_both_were_asked(lite0: Fitted, photos: list[Path], tmp_path: Path) -> None:
+    turned = tmp_path / "turned.png"
+    first = next(explain(lite0, photos[:1]))
+    Image.fromarray(first.pixels_HWC).save(tmp_path / "as-seen.png")
+    Image.fromarray(np.ascontiguousarray(first.pixels_HWC[:, ::-1])).save(turned)
+    whole = replace(lite0.backbone, preprocess=replace(lite0.backbone.preprocess, fit="squash"))
+    one, other = explain(replace(lite0, backbone=whole, mirrored=True), [tmp_path / "as-seen.png", turned])
+    assert other.heat_HW[:, ::-1] == pytest.approx(one.heat_HW, abs=1e-3)
+    assert one.heat_HW != pytest.approx(first.heat_HW, abs=1e-3)
+
+
+def test_images_that_fail_are_told_and_the_others_come(lite0: Fitted, photos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    bad, good, missing = explain(lite0, [tmp_path / "text.jpg", photos[0], tmp_path / "missing.jpg"])
+    assert [one.prediction.status for one in (bad, good, missing)] == ["failed", "ok", "failed"]
+    assert [one.prediction for one in (bad, good, missing)] == lite0.predict(
+        [tmp_path / "text.jpg", photos[0], tmp_path / "missing.jpg"]
+    )
+    assert bad.heat_HW.size == 0
+
+
+def test_a_class_that_is_none_is_an_error_for_a_person(lite0: Fitted, photos: list[Path]) -> None:
+    with pytest.raises(UnknownClass, match="did you mean beaver"):
+        next(explain(lite0, photos[:1], of="beavr"))
+    with pytest.raises(UsageError, match="a class for each of 2 images"):
+        next(explain(lite0, photos[:2], of=["beaver"]))
+
+
+def test_a_head_on_a_map_of_its_own_is_explained(tmp_path: Path) -> None:
+    backbone = fitted_to(Vgg()).backbone
+    stage = next(stage for stage in reversed(backbone.stages) if stage.layout == "map")
+    head = OwnHead(module=nn.Conv2d(32, 2, 1), stage=stage.name)
+    fitted = Fitted(backbone=backbone, head=head, classes=tuple(COLOURS))
+    network = watched(fitted)
+    assert network is not None
+    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), fitted.to_torch()(images))
+        (found,) = network.before(images)
+        by_place = head.module(found)[:, 0]
+    bias = head.module.bias
+    assert bias is not None
+    evidence = grad_cam(network, (found,), torch.tensor([0, 0]), (6, 6)).detach()
+    torch.testing.assert_close(evidence, by_place.detach() - bias[0].detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_what_speaks_against_a_class_is_no_evidence() -> None:
+    assert heat_of(np.array([[-3.0, 2.0], [4.0, np.nan]], np.float32)).tolist() == [[0, 0.5], [1, 0]]
+    assert not heat_of(np.full((2, 2), -1, np.float32)).any()
+
+
+def test_pictures_are_small_and_show_image_and_evidence() -> None:
+    chance = np.random.default_rng(0)
+    noise = overlay(explanation(chance.integers(0, 256, (224, 224, 3), np.uint8), chance.random((224, 224))))
+    assert len(noise) <= 10_000
+    assert Image.open(io.BytesIO(noise)).size == (224, 224)
+    heat = np.zeros((32, 48))
+    heat[:8, :8] = 1
+    for channels in (1, 3, 4):
+        picture = Image.open(io.BytesIO(overlay(explanation(np.full((32, 48, channels), 200, np.uint8), heat))))
+        assert picture.size == (192, 128)
+        hot, cold = picture.getpixel((8, 8)), picture.getpixel((150, 100))
+        assert isinstance(hot, tuple)
+        assert isinstance(cold, tuple)
+        assert hot[0] > hot[2] + 40, "yellow"
+        assert max(cold) - min(cold) <= 4, "grey"
+    assert Image.open(io.BytesIO(overlay(explanation(np.zeros((300, 600, 3), np.uint8), np.zeros((300, 600)))))).size == (
+        224,
+        112,
+    )
+
+
+def test_colours_are_those_of_inferno() -> None:
+    colormaps = pytest.importorskip("matplotlib").colormaps
+    heat = np.linspace(0, 1, 256, dtype=np.float32)[np.newaxis]
+    assert coloured(heat)[0] == pytest.approx(255 * colormaps["inferno"](heat[0])[:, :3], abs=5)
+
+
+def test_mistakes_are_shown_with_the_evidence_for_the_wrong_answer(lite0: Fitted, photos: list[Path]) -> None:
+    names = [path.name for path in photos[:3]]
+    wrong = [Mistake(name=name, truth=("jeep",), predicted=("beaver",), confidence=0.9) for name in [*names, "gone.jpg"]]
+    paths = {path.name: path for path in photos} | {"gone.jpg": Path("gone.jpg")}
+    pictures = mistake_overlays(lite0, wrong, paths)
+    assert list(pictures) == names
+    assert pictures[names[0]] == overlay(next(explain(lite0, photos[:1], of="beaver")))
+    assert list(mistake_overlays(lite0, wrong, paths, limit=1)) == names[:1]
+    assert mistake_overlays(lite0, wrong, {}) == {}
+
+
+def test_of_several_labels_the_wrong_one_is_explained() -> None:
+    def asked(truth: tuple[str, ...], predicted: tuple[str, ...]) -> str | None:
+        return wrong_answer(Mistake(name="", truth=truth, predicted=predicted, confidence=1))
+
+    assert asked(("a",), ("a", "b")) == "b"
+    assert asked(("a", "c"), ("c",)) == "a"
+    assert asked(("a",), ("b",)) == "b"
+
+
+def test_names_of_pictures_are_safe_and_each_is_its_own(tmp_path: Path) -> None:
+    paths = ["a/x.jpg", "b/x.jpg", "A/x.jpg", "x.png", "..", "=cmd|x.jpg", "ü.jpg", "a\nb.jpg", "caf\udce9.jpg", "y" * 300]
+    names = [picture_name(path) for path in paths]
+    assert len({name.casefold() for name in names}) == len(paths)
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{,80}\.jpg", name) for name in names), names
+    assert write_picture(tmp_path / "new", paths[0], b"picture").read_bytes() == b"picture"
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    check_folder(tmp_path / "new" / "deep", keep=False)
+    (tmp_path / "mine.jpg").write_bytes(b"mine")
+    with pytest.raises(OutputExists, match="something is in it"):
+        check_folder(tmp_path, keep=False)
+    check_folder(tmp_path, keep=True)
+    with pytest.raises(OutputExists, match="a file"):
+        check_folder(tmp_path / "mine.jpg", keep=True)
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
+def test_predict_writes_a_picture_for_every_row(
+    kind: str, photos: list[Path], tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.jpg").write_text("no image")
+    given = [str(photos[0]), "text.jpg", str(photos[1])]
+    to = ["--out", "rows.parquet"] if kind == "parquet" else [f"--{kind}"]
+    command = ["predict", "efficientnet_lite0", *given, "--explain", "evidence", *to]
+    assert main(command) == 5
+    rows = rows_of(kind, capsysbinary.readouterr().out)
+    assert [row["path"] for row in rows] == given
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
+    assert not rows[1]["explanation"]
+    pictures = [str(rows[0]["explanation"]), str(rows[2]["explanation"])]
+    assert sorted(pictures) == sorted(str(path) for path in Path("evidence").iterdir())
+    assert all(Image.open(picture).format == "JPEG" for picture in pictures)
+    if kind == "parquet":
+        assert main([*command, "--resume"]) == 5
+    else:
+        assert main(command) == 2
+        assert b"new or empty" in capsysbinary.readouterr().err
+    Path("evidence/mine.txt").write_text("mine")
+    assert main([*command, "--overwrite"]) == 5
+    assert Path("evidence/mine.txt").read_text() == "mine"
+
+
+def test_rows_with_and_without_pictures_are_not_mixed(tmp_path: Path) -> None:
+    row = Prediction(path="a.jpg", status="ok", top=(("cat", 0.5),), explanation="e/a.jpg")
+    for explained in (JsonRows(explained=True), CsvRows(1, explained=True)):
+        assert explained.decode(explained.encode(row)) == row
+    for one, other in ((JsonRows(explained=True), JsonRows()), (CsvRows(1, explained=True), CsvRows(1))):
+        for form, encoded in ((one, other.encode(row)), (other, one.encode(row))):
+            with pytest.raises(ValueError, match="row"):
+                form.decode(encoded)
+    write_table(tmp_path / "rows.parquet", [row], 1, explained=True)
+    assert list(table_rows(tmp_path / "rows.parquet", explained=True)) == [row]
+    with pytest.raises(UsageError):
+        list(table_rows(tmp_path / "rows.parquet"))
+
+
+def rows_of(kind: str, printed: bytes) -> list[dict[str, object]]:
+    if kind == "json":
+        return [json.loads(line) for line in printed.decode().splitlines()]
+    if kind == "csv":
+        return list(csv.DictReader(io.StringIO(printed.decode())))
+    return pq.read_table("rows.parquet").to_pylist()
+
+
+def explanation(pixels_HWC: NDArray[np.uint8], heat_HW: NDArray[np.float64]) -> Explanation:
+    seen = Prediction(path="", status="ok")
+    return Explanation(prediction=seen, of="a", probability=1, heat_HW=heat_HW.astype(np.float32), pixels_HWC=pixels_HWC)
+
+
+def without(pixels_HWC: NDArray[np.uint8], order_HW: NDArray[np.float64] | NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The image with the fifth of its places that come last in `order_HW` in its mean colour."""
+    hide = order_HW >= np.quantile(order_HW, 0.8)
+    return np.where(hide[..., np.newaxis], pixels_HWC.mean(axis=(0, 1)), pixels_HWC).astype(np.uint8)
+
+
+def on_stages(*, side: int, largest: bool = True) -> tuple[Fitted, NDArray[np.float32]]:
+    """Lite0 with a head on the stages, fitted to the squares by ridge regression, and its biases; `largest` False: on means."""
+    backbone = load_backbone("efficientnet_lite0", size=side)
+    backbone = replace(backbone, preprocess=replace(backbone.preprocess, fit="squash"))
+    taps = later_stages(backbone)
+    features = Features(backbone, taps)
+    images, there, _, _ = squares(96, 1, side=side)
+    with torch.no_grad():
+        rows = [FromPixels(features, backbone.preprocess)(torch.from_numpy(part)) for part in np.split(images, 6)]
+    features_ND = torch.cat(rows).double().numpy()
+    if not largest:
+        features_ND[:, largest_columns(features)] = 0
+    mean_D, scale_D = features_ND.mean(axis=0), features_ND.std(axis=0) + 1e-6
+    known_ND, targets_NK = (features_ND - mean_D) / scale_D, there * 2.0 - 1
+    dual_NK = np.linalg.solve(known_ND @ known_ND.T + 100 * np.eye(len(known_ND)), targets_NK - targets_NK.mean(axis=0))
+    weight_KD = (known_ND.T @ dual_NK).T / scale_D
+    if not largest:
+        weight_KD[:, largest_columns(features)] = 0
+    bias_K = (targets_NK.mean(axis=0) - weight_KD @ mean_D).astype(np.float32)
+    head = HeadWeights(taps=taps, weight_KD=weight_KD.astype(np.float32), bias_K=bias_K)
+    return Fitted(backbone=backbone, head=head, classes=tuple(COLOURS), multi_label=True), bias_K
+
+
+def largest_columns(features: Features) -> list[int]:
+    """The columns that hold maxima: the second half of each tap's."""
+    at, columns = features.columns.last_width, list[int]()
+    with torch.no_grad():
+        values = features.prefix(torch.zeros(1, 3, 160, 160))[1:]
+    for value in values:
+        columns += range(at + value.shape[1], at + 2 * value.shape[1])
+        at += 2 * value.shape[1]
+    return columns

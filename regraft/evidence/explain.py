@@ -1,7 +1,7 @@
 """Heat maps: which parts of an image speak for an answer."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,10 @@ def explain(
     device: Device = "auto",
     progress: Progress = Silent(),
 ) -> Iterator[Explanation]:
-    """Where in each image the evidence for a class lies, one Explanation per path, in order, each batch as soon as it is there.
+    """Where in each image the evidence for a class lies, one Explanation per path, in order, each as soon as it is there.
 
-    `of` names the class, for all images or for each; None is the best answer. Grad-CAM for convolutional networks (the last map, and
-    those of earlier stages that the head reads), integrated gradients for others. An image that cannot be used gives an
+    `of` names the class, for all images or for each; None is the best answer. Grad-CAM for convolutional networks (the last
+    map, and those of earlier stages that the head reads), integrated gradients for others. An image that cannot be used gives an
     Explanation whose prediction has the status "failed" and the reason. Raises UnknownClass, UsageError.
     """
     items = checked_paths(paths)
@@ -45,7 +45,7 @@ def explain(
     explainer = _Explainer(fitted, pick_device(device), top_k)
     with progress.task("explanations", len(items), "image") as task:
         loaded = load_images(items, fitted.backbone.preprocess)
-        rows = (_Item(name, *rest) for (_, name), *rest in zip(items, asked, loaded, strict=True))
+        rows = (_Item(name, number, image) for (_, name), number, image in zip(items, asked, loaded, strict=True))
         for batch in _batches(rows, BATCH):
             for explanation in explainer(batch):
                 task.advance()

@@ -51,9 +51,9 @@ def _on_grid(map_N1hw: Tensor, grid: torch.Size) -> Tensor:
 def integrated_gradients(network: nn.Module, images: Tensor, targets_N: Tensor, cells: int) -> Tensor:
     """(N, H, W): what the pixels around each place add to the logits of `targets_N`, beginning at an image of its mean colour.
 
-    Sundararajan et al. 2017 (arXiv:1703.01365): the logit's gradient in each pixel, averaged over the way from that image to this
-    one, times what changes. Single pixels are noise: shown are sums over two to three of the `cells` on a side, which for a
-    transformer are its patches.
+    Sundararajan et al. 2017 (arXiv:1703.01365): the logit's gradient in each pixel, averaged over the way from that image to
+    this one, times what changes. Single pixels are noise: a place's evidence is that of the pixels within two to three of the
+    `cells` on a side, which for a transformer are its patches.
     """
     from captum.attr import IntegratedGradients
 

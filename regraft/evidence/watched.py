@@ -1,6 +1,5 @@
 """A fitted convolutional network in two parts, with the maps between them where Grad-CAM looks."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import cast
@@ -139,6 +138,6 @@ def _hears(network: Watched, preprocess: Preprocess) -> bool:
 def depends(logits_NK: Tensor, value: Tensor) -> bool:
     """Whether the logits have a gradient in `value` that is not zero throughout. Raises RuntimeError where there is none."""
     # Weights of solved heads sum to nothing over the classes: a plain sum of the logits would depend on no map.
-    total = (logits_NK * torch.linspace(1, 2, logits_NK.shape[1])).sum()
+    total = (logits_NK * torch.linspace(1, 2, logits_NK.shape[1], device=logits_NK.device)).sum()
     (gradient,) = torch.autograd.grad(total, value, allow_unused=True)
     return gradient is not None and bool(gradient.abs().max() > 0)
