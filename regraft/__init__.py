@@ -24,12 +24,13 @@ if TYPE_CHECKING:
         SavedModelRefused,
         UsageError,
     )
+    from regraft.evidence.explain import explain
     from regraft.fitted import Fitted, pretrained
     from regraft.ranking import rank
     from regraft.recipe import Data, Own, Recipe
     from regraft.saved import load
     from regraft.strategies import Auto, Full, Gradual, Head, Norm, Partial, Scratch, Training
-    from regraft.values import Evaluation, Interval, Prediction, Predictions, Ranking, RunSummary, Scores
+    from regraft.values import Evaluation, Explanation, Interval, Prediction, Predictions, Ranking, RunSummary, Scores
 
     __version__: str
 
@@ -40,6 +41,7 @@ __all__ = [
     "DataUnusable",
     "Diverged",
     "Evaluation",
+    "Explanation",
     "Fitted",
     "Full",
     "Gradual",
@@ -63,6 +65,7 @@ __all__ = [
     "Training",
     "UsageError",
     "__version__",
+    "explain",
     "fit",
     "inspect",
     "load",
@@ -84,12 +87,13 @@ _HOMES = {
         "SavedModelRefused",
         "UsageError",
     ),
+    "regraft.evidence.explain": ("explain",),
     "regraft.fitted": ("Fitted", "pretrained"),
     "regraft.ranking": ("rank",),
     "regraft.recipe": ("Data", "Own", "Recipe"),
     "regraft.saved": ("load",),
     "regraft.strategies": ("Auto", "Full", "Gradual", "Head", "Norm", "Partial", "Scratch", "Training"),
-    "regraft.values": ("Evaluation", "Interval", "Prediction", "Predictions", "Ranking", "RunSummary", "Scores"),
+    "regraft.values": ("Evaluation", "Explanation", "Interval", "Prediction", "Predictions", "Ranking", "RunSummary", "Scores"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

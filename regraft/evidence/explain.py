@@ -37,8 +37,8 @@ def explain(
     """Where in each image the evidence for a class lies, one Explanation per path, in order, each as soon as it is there.
 
     `of` names the class, for all images or for each; None is the best answer. Grad-CAM for convolutional networks (the last
-    map, and those of earlier stages that the head reads), integrated gradients for others. An image that cannot be used gives an
-    Explanation whose prediction has the status "failed" and the reason. Raises UnknownClass, UsageError.
+    map, and those of earlier stages that the head reads), integrated gradients for others. An image that cannot be used
+    gives an Explanation whose prediction has the status "failed" and the reason. Raises UnknownClass, UsageError.
     """
     items = checked_paths(paths)
     asked = _asked(fitted, of, len(items))

@@ -6,10 +6,13 @@ from pathlib import Path
 from regraft.evaluate import Mistake
 from regraft.evidence.explain import explain
 from regraft.evidence.overlay import SIDE, overlay
+from regraft.evidence.watched import watched
 from regraft.fitted import Fitted
 from regraft.recipe import Device
 
 LIMIT = 12
+# Other methods than Grad-CAM take ten times as long: docs/explain.md#methods
+SLOW_LIMIT = 4
 
 
 def mistake_overlays(
@@ -21,14 +24,15 @@ def mistake_overlays(
     side: int = SIDE,
     device: Device = "auto",
 ) -> dict[str, bytes]:
-    """For the first `limit` mistakes, by the image's name, the picture (`overlay`) of the evidence for the wrong answer.
+    """For the first `limit` mistakes (4 where it takes long), by the image's name, the picture (`overlay`) of the evidence for the wrong answer.
 
     It is what `fitted` sees, even where the answer is of a head of cross-validation, which had not learned from the image.
     Left out are images that cannot be read any more, and those without a path.
     """
-    shown = [mistake for mistake in found if mistake.name in paths][:limit]
-    if not shown:
+    known = [mistake for mistake in found if mistake.name in paths]
+    if not known:
         return {}
+    shown = known[: limit if watched(fitted) else min(limit, SLOW_LIMIT)]
     answers = [wrong_answer(mistake) for mistake in shown]
     explained = explain(fitted, [paths[mistake.name] for mistake in shown], of=answers, device=device)
     pictures = zip(shown, explained, strict=True)

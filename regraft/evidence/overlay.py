@@ -8,9 +8,10 @@ from PIL import Image
 
 from regraft.values import Explanation
 
-# Every eighth of Matplotlib's inferno: as much lighter to the eye as the evidence is more, and told apart without red or green.
+# Every sixteenth of Matplotlib's inferno: as much lighter to the eye as the evidence is more, told apart without red or green.
 _INFERNO = (
-    (0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), (227, 89, 51), (249, 140, 10), (249, 201, 50),
+    (0, 0, 4), (11, 7, 36), (33, 12, 74), (61, 9, 101), (87, 16, 110), (113, 25, 110), (138, 34, 106), (163, 44, 97),
+    (188, 55, 84), (210, 70, 68), (228, 90, 49), (241, 115, 29), (249, 142, 9), (252, 172, 17), (249, 203, 53), (242, 234, 105),
     (252, 255, 164),
 )  # fmt: skip
 # The image stays to be seen under the strongest colour, and its own light does not pass for evidence elsewhere.
@@ -45,7 +46,7 @@ def blended(explanation: Explanation) -> NDArray[np.uint8]:
 
 
 def coloured(heat_HW: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(H, W, 3) in 0 to 255: inferno, to within four of 255."""
+    """(H, W, 3) in 0 to 255: inferno, to within seven of 255."""
     at = np.linspace(0, 1, len(_INFERNO))
     return np.stack([np.interp(heat_HW, at, [colour[c] for colour in _INFERNO]) for c in range(3)], axis=2)
 

@@ -1,5 +1,6 @@
 """A fitted convolutional network in two parts, with the maps between them where Grad-CAM looks."""
 
+import copy
 from contextlib import suppress
 from dataclasses import replace
 from typing import cast
@@ -86,8 +87,7 @@ def _through(fitted: Fitted, stage: Stage) -> Watched | None:
         boundary = Boundary(name=stage.name, nodes=(stage.node,), shapes=(stage.shape,))
         parts = cut(replace(fitted.backbone, module=network), boundary, to_train=False)
         return Watched(parts.prefix, parts.suffix)
-    # A part of the network's copy: what it needs up to the stages and the head's input is in there.
-    module, graph = cast(nn.Module, network.features.prefix), fitted.backbone.graph
+    module, graph = copy.deepcopy(fitted.backbone.module), fitted.backbone.graph
     assert graph is not None, "a network that cannot be recorded has no stages"
     front = prefix_part(module, graph, [one.node for one in stages])
     if isinstance(fitted.head, OwnHead) and fitted.head.stage:
