@@ -37,7 +37,8 @@ One line on standard output; nothing at all when the command fails. Undefined fi
   `reason`}]
 - `predict`: one line per input: `path`, `status` ("ok" or "failed"), `reason` (null when ok), `predictions` [{`class`,
   `probability`}], best first, `abstained` (whether the answer should not be relied on), `why` (null where it may), `distance`
-  (from the images it was fitted on: 1 is usual for new ones; null where none is measured)
+  (from the images it was fitted on: 1 is usual for new ones; null where none is measured); with
+  `--explain` also `explanation`, the path of the picture (null where there is none)
 - `inspect`: `source`, `weights`, `strategy`, `classes` (null: its own head), `head` [{`path`, `kind`, `in_features`,
   `out_features`, `found_by`, `role` ("main" or "auxiliary")}], `stages` [{`name`, `parameters`, `trainable`, `shape` (without
   N), `layout`, `stride` (of maps), `number` (from the end; null for one of pooling, normalisation or activation alone)}],
@@ -122,7 +123,7 @@ the status `failed` and a reason, and the exit code is then 5; it is 3 where the
   from standard input, one per line or with `--null` ended by NUL, each taken as it is.
 - CSV has the columns `path`, `status`, `reason`, `class_1`, `probability_1` and so on. A text that a spreadsheet would run
   as a formula (starting with `=`, `+`, `-`, `@`, a tab or a line break) has an apostrophe in front. Names with line breaks
-  are in quotes.
+  are in quotes. With `--explain` the last column is `explanation`.
 - JSON lines are ASCII and keep every file name exactly. In CSV and Parquet, bytes of a name that are not UTF-8 are written
   with a backslash.
 - `--out` writes `.csv` and `.jsonl` row by row; `.parquet` appears when it is complete, until then its rows are in
@@ -130,6 +131,9 @@ the status `failed` and a reason, and the exit code is then 5; it is 3 where the
 - `--resume` goes on after an interruption, a full disk or a kill, with the same inputs and options. What is there is
   checked: the header, each path, and one image asked again. On the same machine the file ends with the same bytes as if
   nothing had happened.
+- `--explain DIR` writes for every image a JPEG of what spoke for the best answer ([how to read it](explain.md)). DIR has to be
+  new or empty, unless `--resume` or `--overwrite`, which replace pictures of the same images and nothing else. A picture is
+  named after its image and a digest of the path as it was given: each path has its own, the same in every run.
 """
 
 

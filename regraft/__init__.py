@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         SavedModelRefused,
         UsageError,
     )
+    from regraft.evidence.explain import explain
     from regraft.findings import Audit
     from regraft.fitted import Fitted, pretrained
     from regraft.ranking import rank
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from regraft.report.write import rebuild_report
     from regraft.saved import load
     from regraft.strategies import Auto, Full, Gradual, Head, Norm, Partial, Scratch, Training
-    from regraft.values import Evaluation, Interval, Prediction, Predictions, Ranking, RunSummary, Scores
+    from regraft.values import Evaluation, Explanation, Interval, Prediction, Predictions, Ranking, RunSummary, Scores
 
     __version__: str
 
@@ -43,6 +44,7 @@ __all__ = [
     "DataUnusable",
     "Diverged",
     "Evaluation",
+    "Explanation",
     "Fitted",
     "Full",
     "Gradual",
@@ -67,6 +69,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "audit",
+    "explain",
     "extend",
     "fit",
     "inspect",
@@ -90,6 +93,7 @@ _HOMES = {
         "SavedModelRefused",
         "UsageError",
     ),
+    "regraft.evidence.explain": ("explain",),
     "regraft.findings": ("Audit",),
     "regraft.fitted": ("Fitted", "pretrained"),
     "regraft.ranking": ("rank",),
@@ -97,7 +101,7 @@ _HOMES = {
     "regraft.report.write": ("rebuild_report",),
     "regraft.saved": ("load",),
     "regraft.strategies": ("Auto", "Full", "Gradual", "Head", "Norm", "Partial", "Scratch", "Training"),
-    "regraft.values": ("Evaluation", "Interval", "Prediction", "Predictions", "Ranking", "RunSummary", "Scores"),
+    "regraft.values": ("Evaluation", "Explanation", "Interval", "Prediction", "Predictions", "Ranking", "RunSummary", "Scores"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

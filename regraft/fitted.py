@@ -61,7 +61,10 @@ class Fitted:
 
     @cached_property
     def _module(self) -> "nn.Module":
-        """Gives logits (N, K), and one more column with distances where there are any."""
+        return self.answering()
+
+    def answering(self) -> "nn.Module":
+        """A module from preprocessed images to logits (N, K), and one more column with distances where these are measured."""
         if self.novelty is None or self.head is None:
             return self.to_torch()
         return self._with_views(with_distance(self.backbone, self.head, self.novelty, self.temperature))
@@ -123,16 +126,17 @@ class Fitted:
         self, paths: Iterable[str | Path], *, top_k: int = 5, device: Device = "auto", progress: Progress = Silent()
     ) -> Iterator[Prediction]:
         """`predict`, each answer as soon as it is there. All paths are taken before the first image is read."""
-        items = _checked_paths(paths)
+        items = checked_paths(paths)
         if not isinstance(top_k, int) or top_k < 1:
             raise UsageError(expected="top_k as a whole number of 1 or more", got=repr(top_k), fix="leave it out for 5")
         for (_, name), answer in zip(items, self._ask(items, device, progress), strict=True):
             if isinstance(answer, Rejected):
                 yield Prediction(path=name, status="failed", reason=answer.reason)
             else:
-                yield self._prediction(name, answer, top_k)
+                yield self.prediction(name, answer, top_k)
 
-    def _prediction(self, name: str, answer: NDArray[Any], top_k: int) -> Prediction:
+    def prediction(self, name: str, answer: NDArray[Any], top_k: int) -> Prediction:
+        """What the row that `answering` gives for one image says: its `top_k` classes, and whether the answer is withheld."""
         logits_1K, rest = answer[np.newaxis, : len(self.classes)], answer[len(self.classes) :]
         sure = float(sureness(logits_1K, self.multi_label)[0])
         distance = float(rest[0]) if len(rest) else None
@@ -170,7 +174,8 @@ class Fitted:
         return judge_rule(self.thresholds, confidences(predictions), distance_N, good, on="these")
 
 
-def _checked_paths(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:
+def checked_paths(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:
+    """Each path, and as it was given. Raises UsageError for what is no list of paths."""
     if isinstance(paths, str | bytes | Path) or not isinstance(paths, Iterable):
         raise UsageError(expected="a list of paths", got=f"the single value {paths!r}", fix="put it in a list: predict([path])")
     listed = list(paths)

@@ -11,14 +11,17 @@ from regraft.cache.engines import pick_device
 from regraft.cache.store import default_folder
 from regraft.clock import Clock
 from regraft.data.thumbnail import thumbnail
+from regraft.evaluate import mistakes
 from regraft.evaluate.metrics import score
 from regraft.evaluate.table import write_predictions
+from regraft.evidence.mistaken import EVIDENCE_WORDS, LIMIT, mistake_overlays
 from regraft.fitted import Fitted
 from regraft.kept import KeptImages, write_images
 from regraft.prepare import Prepared, prepare
 from regraft.progress import Progress, Silent
-from regraft.recipe import Recipe
+from regraft.recipe import Device, Recipe
 from regraft.report import gather, write_report
+from regraft.report.content import Overlays
 from regraft.saved import doubts, fingerprint, to_saved, versions
 from regraft.strategies import Auto, Head
 from regraft.task.classify import predictions_of, targets_of
@@ -94,11 +97,18 @@ def complete(
         # A name that two sets share is a path where it is shown.
         thumbnails=lambda name: thumbnail(paths.get(name) or Path(name)),
         augmented=augmented_images(ready.strategy, observed.train, ready.backbone.preprocess, recipe.seed),
+        overlays=_overlays(fitted, test or cross_validation, paths, recipe.device),
     )
     write_report(content, out)
     # Last: what is killed before can go on, and then lacks nothing.
     forget(out)
     return replace(fitted, summary=replace(summary, seconds=clock.seconds()), audit=audit)
+
+
+def _overlays(fitted: Fitted, shown: Predictions, paths: dict[str, Path], device: Device) -> Overlays:
+    """The evidence for the most confident mistakes; none of images that are not at hand any more."""
+    there = {name: path for name, path in paths.items() if path.exists()}
+    return Overlays(words=EVIDENCE_WORDS, pictures=mistake_overlays(fitted, mistakes(shown, LIMIT), there, device=device))
 
 
 def _setting(ready: Prepared, told: Curves, progress: Progress) -> Setting:

@@ -26,10 +26,11 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A file for rows: `kind` is how it is written."""
+    """A file for rows: `kind` is how it is written. `explained`: rows hold the paths of pictures."""
 
     path: Path
     kind: RowKind
+    explained: bool = False
 
     @property
     def journal(self) -> Path:
@@ -37,7 +38,9 @@ class Target:
         return self.path.with_name(f"{self.path.name}.partial") if self.kind == "parquet" else self.path
 
     def rows(self, columns: int) -> RowFormat:
-        return CsvRows(columns) if self.kind == "csv" else JsonRows()
+        if self.kind == "csv":
+            return CsvRows(columns, explained=self.explained)
+        return JsonRows(explained=self.explained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Kept:
     probe: tuple[str, Prediction] | None = None
 
 
-def choose_target(path: Path, kind: RowKind | None) -> Target:
+def choose_target(path: Path, kind: RowKind | None, *, explained: bool = False) -> Target:
     """The target `path`, of the kind that its ending or `kind` says. Raises UsageError where they differ or say nothing."""
     by_name = _KINDS.get(path.suffix.lower())
     if by_name is None and kind is None:
@@ -65,7 +68,7 @@ def choose_target(path: Path, kind: RowKind | None) -> Target:
         raise UsageError(
             expected=f"one format for {path}", got=f"--{'csv' if kind == 'csv' else 'json'}", fix="leave that option out"
         )
-    return Target(path, kind or by_name or "jsonl")
+    return Target(path, kind or by_name or "jsonl", explained)
 
 
 def check_target(target: Target, *, resume: bool, overwrite: bool) -> None:
@@ -160,7 +163,9 @@ def _unpack(target: Target) -> None:
     """The rows of a finished table as its journal again, so that inputs may be added to it."""
     temporary = target.journal.with_name(f"{target.journal.name}.tmp")
     with temporary.open("wb") as file:
-        file.writelines(JsonRows().encode(row) for row in table_rows(target.path))
+        file.writelines(
+            JsonRows(explained=target.explained).encode(row) for row in table_rows(target.path, explained=target.explained)
+        )
     temporary.replace(target.journal)
 
 
@@ -200,7 +205,7 @@ class RowFile:
             if self._file.seekable() and self.target.journal.is_file():
                 os.fsync(self._file.fileno())
             if self.target.kind == "parquet":
-                write_table(self.target.path, self._journalled(), self.columns)
+                write_table(self.target.path, self._journalled(), self.columns, explained=self.target.explained)
                 self.target.journal.unlink()
         except OSError as error:
             raise self._failure(error) from error

@@ -18,16 +18,20 @@ if TYPE_CHECKING:
 GROUP_ROWS = 16_384
 
 
-def write_table(path: Path, rows: Iterable[Prediction], columns: int) -> None:
-    """Write a table with `columns` classes per row to a temporary name that is then renamed. Raises OSError."""
+def write_table(path: Path, rows: Iterable[Prediction], columns: int, *, explained: bool = False) -> None:
+    """Write a table with `columns` classes per row to a temporary name that is then renamed. Raises OSError.
+
+    `explained`: with the paths of pictures.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    names = column_names(columns, explained=explained)
     types = [
         pa.float64() if name.startswith("probability_") else pa.bool_() if name == "abstained" else pa.string()
-        for name in column_names(columns)
+        for name in names
     ]
-    schema = pa.schema(list(zip(column_names(columns), types, strict=True)))
+    schema = pa.schema(list(zip(names, types, strict=True)))
     temporary, source = path.with_name(f".{path.name}.tmp"), iter(rows)
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
@@ -52,16 +56,20 @@ def _to_table(rows: list[Prediction], columns: int, schema: "pa.Schema") -> "pa.
         cells[f"class_{k + 1}"] = [as_utf8(row.top[k][0]) if k < len(row.top) else None for row in rows]
         cells[f"probability_{k + 1}"] = [rounded(row.top[k][1]) if k < len(row.top) else None for row in rows]
     cells |= {"abstained": [row.abstained for row in rows], "why": [row.why or None for row in rows]}
+    if "explanation" in schema.names:
+        cells["explanation"] = [as_utf8(row.explanation) or None for row in rows]
     return pa.table(cells, schema=schema)
 
 
-def table_rows(path: Path) -> Iterator[Prediction]:
-    """The rows of a table that `write_table` wrote. Raises UsageError for another file."""
+def table_rows(path: Path, *, explained: bool = False) -> Iterator[Prediction]:
+    """The rows of a table that `write_table` wrote with this `explained`. Raises UsageError for another file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
+            if explained != ("explanation" in file.schema_arrow.names):
+                raise KeyError("explanation")
             for batch in file.iter_batches(GROUP_ROWS):
                 yield from map(_from_cells, batch.to_pylist())
     except (pa.ArrowException, KeyError) as error:
@@ -86,4 +94,5 @@ def _from_cells(cells: dict[str, Any]) -> Prediction:
         top=tuple(top),
         abstained=bool(cells["abstained"]),
         why=cells["why"] or "",
+        explanation=cells.get("explanation") or "",
     )

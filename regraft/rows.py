@@ -52,13 +52,17 @@ def rounded(value: float) -> float | None:
 @dataclass(frozen=True, slots=True)
 class JsonRows:
     """One JSON object per line: path, status, reason (null when ok), predictions [{class, probability}], best first, abstained,
-    why (null where it is answered), distance (null where none is measured)."""
+    why (null where it is answered), distance (null where none is measured).
+
+    `explained`: and explanation, the path of a picture (null where there is none).
+    """
 
     header: bytes = b""
     quoted: bool = False
+    explained: bool = False
 
     def encode(self, prediction: Prediction) -> bytes:
-        row = {
+        row: dict[str, object] = {
             "path": prediction.path,
             "status": prediction.status,
             "reason": prediction.reason or None,
@@ -67,11 +71,15 @@ class JsonRows:
             "why": prediction.why or None,
             "distance": None if prediction.distance is None else rounded(prediction.distance),
         }
+        if self.explained:
+            row["explanation"] = prediction.explanation or None
         return json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
 
     def decode(self, record: bytes) -> Prediction:
         try:
             row = json.loads(record)
+            if self.explained != ("explanation" in row):
+                raise ValueError(f"{'no' if self.explained else 'an'} explanation in the row")
             top = tuple((str(item["class"]), _number(item["probability"])) for item in row["predictions"])
             return Prediction(
                 path=row["path"],
@@ -81,6 +89,7 @@ class JsonRows:
                 abstained=row["abstained"] is True,
                 why=row["why"] or "",
                 distance=row["distance"],
+                explanation=row.get("explanation") or "",
             )
         except (KeyError, TypeError, UnicodeDecodeError) as error:
             raise ValueError(f"not a row: {error}") from None
@@ -90,13 +99,16 @@ class JsonRows:
 
 
 class CsvRows:
-    """path, status, reason, then `columns` times class and probability, best first, then abstained ("yes" or empty) and why."""
+    """path, status, reason, then `columns` times class and probability, best first, then abstained ("yes" or empty) and why.
+
+    `explained`: and last explanation, the path of a picture.
+    """
 
     quoted = True
 
-    def __init__(self, columns: int) -> None:
-        self.columns = columns
-        self.header = _csv_line(column_names(columns))
+    def __init__(self, columns: int, *, explained: bool = False) -> None:
+        self.columns, self.explained = columns, explained
+        self.header = _csv_line(column_names(columns, explained=explained))
 
     def encode(self, prediction: Prediction) -> bytes:
         cells = [prediction.path, prediction.status, prediction.reason]
@@ -104,25 +116,35 @@ class CsvRows:
             number = rounded(value)
             cells += [name, "" if number is None else repr(number)]
         cells += [""] * (len(_FIRST) + 2 * self.columns - len(cells))
-        return _csv_line([*cells, "yes" if prediction.abstained else "", prediction.why])
+        cells += ["yes" if prediction.abstained else "", prediction.why, *[prediction.explanation] * self.explained]
+        return _csv_line(cells)
 
     def decode(self, record: bytes) -> Prediction:
         cells = next(csv.reader([record.decode("utf-8")], strict=True), [])
-        if len(cells) != len(column_names(self.columns)):
+        if len(cells) != len(column_names(self.columns, explained=self.explained)):
             raise ValueError(f"not a row: {len(cells)} cells")
+        picture = cells.pop() if self.explained else ""
         path, status, reason, *answers, abstained, why = cells
         pairs = zip(answers[::2], answers[1::2], strict=True)
         top = tuple((name, _number(value or None)) for name, value in pairs if name)
-        return Prediction(path=path, status=_status(status), reason=reason, top=top, abstained=abstained == "yes", why=why)
+        return Prediction(
+            path=path,
+            status=_status(status),
+            reason=reason,
+            top=top,
+            abstained=abstained == "yes",
+            why=why,
+            explanation=picture,
+        )
 
     def shown_path(self, path: str) -> str:
         return safe_cell(path)
 
 
-def column_names(columns: int) -> list[str]:
+def column_names(columns: int, *, explained: bool = False) -> list[str]:
     """The columns of CSV and Parquet."""
     pairs = ([f"class_{k}", f"probability_{k}"] for k in range(1, columns + 1))
-    return [*_FIRST, *(name for pair in pairs for name in pair), *_LAST]
+    return [*_FIRST, *(name for pair in pairs for name in pair), *_LAST, *["explanation"] * explained]
 
 
 def as_utf8(text: str) -> str:

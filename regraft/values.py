@@ -306,6 +306,7 @@ class Prediction:
 
     `abstained`: the answer should not be relied on, and `why` says what for; the classes are given all the same. `distance` is
     how far the image lies from those fitted on (1 is usual for new ones), where that is measured.
+    `explanation` is the path of the picture of its evidence, where one was asked for.
     """
 
     path: str
@@ -315,6 +316,22 @@ class Prediction:
     abstained: bool = False
     why: str = ""
     distance: float | None = None
+    explanation: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Where in one image the evidence for the class `of` lies, whose `probability` the model gives.
+
+    `heat_HW` is 1 at the place that speaks most for the class and 0 where nothing does; `pixels_HWC` is the image as the
+    network saw it, of the same height and width. Both are empty for an image that failed.
+    """
+
+    prediction: Prediction
+    of: str
+    probability: float
+    heat_HW: NDArray[np.float32]
+    pixels_HWC: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

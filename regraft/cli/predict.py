@@ -1,6 +1,7 @@
 """regraft predict: one row per image, in order, whatever happens to any of them."""
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +10,14 @@ import typer
 from regraft.cli.options import DeviceOption, HeadAgain, HeadPath, NamedAgain, Trust, WeightsOption
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from regraft.fitted import Fitted
     from regraft.inputs import Inputs
+    from regraft.progress import Progress
     from regraft.row_file import Kept, RowKind, Target
     from regraft.rows import RowWriter
+    from regraft.values import Prediction
 
 # How far figures of the same model may be apart: another machine, engine or precision.
 _SAME_WITHIN = 0.02
@@ -41,7 +46,18 @@ def predict(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the file of a run that was cut short.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file of --out and pictures of --explain.")
+    ] = False,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            "--explain",
+            metavar="DIR",
+            help="Write to this folder, for each image, where the evidence for the best answer lies.",
+            show_default=False,
+        ),
+    ] = None,
     null: Annotated[
         bool, typer.Option("--null", help="Paths on standard input end with NUL, as find -print0 writes them.")
     ] = False,
@@ -58,35 +74,64 @@ def predict(
     """
     from regraft.cli.options import open_model
     from regraft.errors import UsageError
+    from regraft.evidence.files import check_folder
     from regraft.inputs import STANDARD_INPUT, expand_inputs
     from regraft.row_file import check_target, choose_target
 
     if as_json and as_csv:
         raise UsageError(expected="--json or --csv", got="both", fix="leave one out")
     kind: RowKind | None = "csv" if as_csv else "jsonl" if as_json else None
-    target = choose_target(out, kind) if out else None
+    target = choose_target(out, kind, explained=explain is not None) if out else None
     if target:
         check_target(target, resume=resume, overwrite=overwrite)
-    elif resume or overwrite:
+    elif resume or (overwrite and explain is None):
         raise UsageError(expected="--out with --resume or --overwrite", got="none", fix="name the file: --out predictions.csv")
+    if explain:
+        check_folder(explain, keep=resume or overwrite)
     listed = sys.stdin.buffer if STANDARD_INPUT in files else None
     inputs = expand_inputs(files, listed=listed, null=null)
     fitted = open_model(model, weights, backbone=backbone, head=head, trust=trust, head_path=head_path)
-    failed, total = (
-        _to_file(fitted, inputs, target, top_k, resume, device) if target else _to_stdout(fitted, inputs, kind, top_k, device)
-    )
+    answers = _Answers(fitted, min(top_k, len(fitted.classes)), device, explain)
+    failed, total = _to_file(answers, inputs, target, resume) if target else _to_stdout(answers, inputs, kind)
     _say_failures(failed, total)
 
 
-def _to_stdout(fitted: "Fitted", inputs: "Inputs", kind: "RowKind | None", top_k: int, device: DeviceOption) -> tuple[int, int]:
+@dataclass(frozen=True)
+class _Answers:
+    """What makes the rows: `columns` classes for each image, and where `folder` is named, a picture of the evidence in it."""
+
+    fitted: "Fitted"
+    columns: int
+    device: DeviceOption
+    folder: Path | None
+
+    def of(self, paths: "Iterable[str]", watch: "Progress") -> "Iterator[Prediction]":
+        """One row per path, in order, as soon as it is there."""
+        if self.folder is None:
+            return self.fitted.iter_predict(paths, top_k=self.columns, device=self.device, progress=watch)
+        return self._explained(self.folder, paths, watch)
+
+    def _explained(self, folder: Path, paths: "Iterable[str]", watch: "Progress") -> "Iterator[Prediction]":
+        from regraft.evidence.explain import explain
+        from regraft.evidence.files import write_picture
+        from regraft.evidence.overlay import overlay
+
+        for one in explain(self.fitted, paths, top_k=self.columns, device=self.device, progress=watch):
+            row = one.prediction
+            if row.status == "ok":
+                row = replace(row, explanation=str(write_picture(folder, row.path, overlay(one))))
+            yield row
+
+
+def _to_stdout(answers: _Answers, inputs: "Inputs", kind: "RowKind | None") -> tuple[int, int]:
     """Rows on standard output as they come; how many failed, of how many."""
     from regraft.cli.lines import PredictionLines
     from regraft.cli.watch import watcher
     from regraft.data.names import display_width, printable
     from regraft.rows import CsvRows, JsonRows
 
-    columns = min(top_k, len(fitted.classes))
-    form: RowWriter = JsonRows() if kind == "jsonl" else CsvRows(columns)
+    fitted, columns, explained = answers.fitted, answers.columns, answers.folder is not None
+    form: RowWriter = JsonRows(explained=explained) if kind == "jsonl" else CsvRows(columns, explained=explained)
     paths = inputs.paths
     if kind is None:
         # Lines for people are in columns, for which the longest path has to be known.
@@ -102,7 +147,7 @@ def _to_stdout(fitted: "Fitted", inputs: "Inputs", kind: "RowKind | None", top_k
     failed = total = 0
     if form.header:
         write(form.header)
-    for prediction in fitted.iter_predict(paths, top_k=columns, device=device, progress=watch):
+    for prediction in answers.of(paths, watch):
         write(form.encode(prediction))
         flush()
         total += 1
@@ -110,17 +155,15 @@ def _to_stdout(fitted: "Fitted", inputs: "Inputs", kind: "RowKind | None", top_k
     return failed, total
 
 
-def _to_file(
-    fitted: "Fitted", inputs: "Inputs", target: "Target", top_k: int, resume: bool, device: DeviceOption
-) -> tuple[int, int]:
+def _to_file(answers: _Answers, inputs: "Inputs", target: "Target", resume: bool) -> tuple[int, int]:
     """Rows to a file, going on with it where asked to; how many failed, of how many."""
     from regraft.cache.answer import MANY
     from regraft.cache.stream import BATCH
     from regraft.cli.watch import watcher
     from regraft.row_file import Kept, RowFile, read_kept
 
-    watch, columns = watcher(), min(top_k, len(fitted.classes))
-    for note in (*inputs.notes, *fitted.notes):
+    watch, columns = watcher(), answers.columns
+    for note in (*inputs.notes, *answers.fitted.notes):
         watch.note(note)
     kept, paths = Kept(), inputs.paths
     if resume:
@@ -128,28 +171,29 @@ def _to_file(
         # The engine is chosen by the number of images: so many have to be left that it is the same as for all of them.
         most = len(every) - MANY if len(every) >= MANY else None
         kept, paths = read_kept(target, columns, iter(every), align=BATCH, most=most)
-    _check_same_model(fitted, kept, target, columns, device)
+    _check_same_model(answers, kept, target)
     if kept.rows:
         watch.note(f"{target.path}: {kept.rows:,} rows are there already{', all of them' if kept.complete else ''}")
     with RowFile(target, columns, kept) as rows:
         if not kept.complete:
-            for prediction in fitted.iter_predict(paths, top_k=columns, device=device, progress=watch):
+            for prediction in answers.of(paths, watch):
                 rows.write(prediction)
         rows.finish()
     watch.note(f"{target.path}: {rows.rows:,} rows, {rows.failed:,} of them failed")
     return rows.failed, rows.rows
 
 
-def _check_same_model(fitted: "Fitted", kept: "Kept", target: "Target", columns: int, device: DeviceOption) -> None:
+def _check_same_model(answers: _Answers, kept: "Kept", target: "Target") -> None:
     """Ask one image again. Raises UsageError where another model made the rows that are there."""
     from regraft.errors import UsageError
 
     if kept.probe is None:
         return
     path, before = kept.probe
-    form = target.rows(columns)
+    form = target.rows(answers.columns)
     # Through the format and back, because names may be spelled differently there.
-    now = form.decode(form.encode(fitted.predict([path], top_k=columns, device=device)[0]))
+    asked = answers.fitted.predict([path], top_k=answers.columns, device=answers.device)[0]
+    now = form.decode(form.encode(asked))
     figures = dict(now.top)
     same = now.status == "ok" and all(abs(figures.get(name, 0.0) - value) <= _SAME_WITHIN for name, value in before.top)
     if not same:
