@@ -22,7 +22,7 @@ Int = NDArray[np.float32]
 
 
 def spectra_of(grey_NHW: NDArray[np.uint8]) -> Int:
-    """Magnitudes of the spectrum of each thumbnail under a Hann window, (N, 2, F, F): waves that run down and waves that run up.
+    """Magnitudes of the spectrum of each thumbnail under a Hann window, (N, 2, F, F): waves that fall and waves that rise.
 
     Shifting a picture leaves magnitudes as they are, and a crop of a few per cent is little more than a shift; a flip swaps
     the two kinds, a quarter turn swaps the sides.

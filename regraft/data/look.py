@@ -46,9 +46,9 @@ Looks: TypeAlias = NDArray[np.void]
 """Records of N images, (N,) of dtype LOOK.
 
 `pixels` is the SHA-256 of size and RGB pixels; grey pictures agree with their RGB form. `grey` and `colour` are the whole
-image squashed to 32 x 32 and 8 x 8. `width` and `height` are of the upright image on disk, `bytes` of its file, `format` an index into
-FORMATS. `mean` and `border` are RGB in 0..255, of the whole image and of its outer thirty-second; `contrast` is the standard
-deviation of its grey levels, in levels; `sharpness` in 0..1, of `sharpness_of`.
+image squashed to 32 x 32 and 8 x 8. `width` and `height` are of the upright image on disk, `bytes` of its file, `format` an
+index into FORMATS. `mean` and `border` are RGB in 0..255, of the whole image and of its outer thirty-second; `contrast` is the
+standard deviation of its grey levels, in levels; `sharpness` in 0..1, of `contrast_and_sharpness`.
 """
 
 
