@@ -65,8 +65,8 @@ def align(one_PHW: Floats, other_PHW: Floats, *, start_P4: Floats | None = None,
         slopes[:, 1] = slopes[:, 0] * place_H[:, np.newaxis]
         slopes[:, 2] = (seen[:, inner, after] - seen[:, inner, before]) * (side / 2)
         slopes[:, 3] = slopes[:, 2] * place_H
-        flat = _level(slopes.reshape(len(seen), 4, first[0].size if len(seen) else 0))
-        missing = _level((first - seen[:, inner, inner]).reshape(len(seen), 1, -1))
+        flat = _level(slopes.reshape(len(seen), 4, first.shape[1] * first.shape[2]))
+        missing = _level((first - seen[:, inner, inner]).reshape(len(seen), 1, first.shape[1] * first.shape[2]))
         square = (flat @ flat.transpose(0, 2, 1)).astype(np.float64)
         # The 1 is for blank ones, where there is nothing to lay on anything.
         held = _DAMPING * np.trace(square, axis1=1, axis2=2) + 1
@@ -169,7 +169,7 @@ def _level(values: Floats) -> Floats:
 
 
 def _correlation(one_PHW: Floats, other_PHW: Floats) -> Floats:
-    one, other = (_level(images.reshape(len(images), -1)) for images in (one_PHW, other_PHW))
+    one, other = (_level(images.reshape(len(images), images.shape[1] * images.shape[2])) for images in (one_PHW, other_PHW))
     lengths = np.sqrt((one * one).sum(axis=1) * (other * other).sum(axis=1))
     correlation: Floats = (one * other).sum(axis=1) / np.maximum(lengths, 1)
     return correlation

@@ -4,7 +4,9 @@ Judged on 32 x 32 thumbnails, so that what a copy lost by re-encoding or resizin
 outline with another one does not lie on it everywhere.
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +56,8 @@ class Level:
 
 LEVELS = (
     Level(64, 0, Limit(0.14, 0.28, 0.98, 0.17), Limit(0.30, 0.65, 0.89, 0.50)),
-    Level(24, 1, Limit(0.10, 0.22, 0.97, 0.17), Limit(0.06, 0.14, 0.97, 0.30)),
-    Level(0, 4, Limit(0.10, 0.25, 0.955, 0.20), Limit(0.045, 0.10, 0.98, 0.30)),
+    Level(24, 1, Limit(0.10, 0.22, 0.97, 0.17), Limit(0.065, 0.15, 0.945, 0.30)),
+    Level(0, 4, Limit(0.10, 0.25, 0.955, 0.20), Limit(0.06, 0.13, 0.975, 0.30)),
 )
 
 
@@ -113,8 +115,9 @@ def compare_nearest(looks: Looks) -> Compared:
     pairs_P2 = pairs_P2[at]
     # At least one block, be it empty: its arrays have the right types.
     starts = range(0, max(1, len(pairs_P2)), _BLOCK)
-    blocks = [compare(looks, pairs_P2[start : start + _BLOCK], ways_P[start : start + _BLOCK]) for start in starts]
-    return _joined(blocks, varied)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        blocks = pool.map(lambda at: compare(looks, pairs_P2[at : at + _BLOCK], ways_P[at : at + _BLOCK]), starts)
+        return _joined(list(blocks), varied)
 
 
 def compare(looks: Looks, pairs_P2: NDArray[np.intp], ways_P: NDArray[np.intp], *, most: float = MOST_COARSE) -> Compared:
