@@ -2,11 +2,11 @@
 
     python bench/copies.py DATA [--seed 0] [--share 0.05] [--most 4000] [--kinds plain|combined] [--sheet PAIRS.png]
 
-DATA is a folder of images, at any depth. A share of them is copied exactly (half of those byte for byte, half written anew
-with the same pixels), another share altered: as a JPEG of quality 40 to 95, resized by 0.5 to 2, flipped from left to right,
-or cropped to 95 % of both sides at a random place; with `--kinds combined` several of these at once, turned upside down, or by
-a quarter. Nothing is written to DATA. Prints one JSON line: what was planted and found by kind, seconds, and the pairs among
-the images themselves, which are real copies or mistakes: `--sheet` draws them to be looked at.
+DATA is a folder of images, at any depth. A share of them is copied exactly (half of those byte for byte, half written anew with
+the same pixels), another share altered: as a JPEG of quality 40 to 95, resized by 0.5 to 2, flipped from left to right, or
+cropped to 95 % of both sides at a random place; with `--kinds combined` several of these at once, upside down, by a quarter.
+Nothing is written to DATA. Prints one JSON line: what was planted and found by kind, seconds, and the pairs among the images
+themselves, which are real copies or mistakes: `--sheet` draws them to be looked at.
 """
 
 import argparse

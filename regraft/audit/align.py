@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-# Both thumbnails may be shifted by this share of their side, and stretched by it: a crop of 5 % from one side does both by half.
+# One may be shifted against the other by this share of the side, and stretched by it: 5 % off one edge is half of each.
 MOST = 0.06
 # Left out along each edge, where one of the two may show nothing: a share of the side.
 _MARGIN = 1 / 16
@@ -76,13 +76,24 @@ def align(one_PHW: Floats, other_PHW: Floats, *, start_P4: Floats | None = None,
 
 
 def move(images_PHW: Floats, shifts_P4: Floats) -> Floats:
-    """Images as they look through shift and stretch, interpolated by cubics (Keys, 1981); what lies outside repeats the edge."""
+    """Images as they look through shift and stretch, interpolated by cubics (Keys, 1981).
+
+    What lies outside repeats the edge.
+    """
     side = images_PHW.shape[1]
     # A point may not lie outside: half a pixel from the edge is the middle of the last one.
     at_P2H = shifts_P4[:, 0::2, np.newaxis] + shifts_P4[:, 1::2, np.newaxis] * _places(side)
     at_P2H = np.clip((at_P2H + np.arange(side, dtype=np.float32) / side) * (side * _FINE), 0, (side - 1) * _FINE)
     weights = _weights(side)[np.rint(at_P2H).astype(np.intp)]
     return weights[:, 0] @ images_PHW @ weights[:, 1].transpose(0, 2, 1)
+
+
+def inverse(shifts_P4: Floats) -> Floats:
+    """Shift and stretch that lay the first on the second."""
+    back = np.empty_like(shifts_P4)
+    scale_P2 = 1 + 2 * shifts_P4[:, 1::2]
+    back[:, 0::2], back[:, 1::2] = -shifts_P4[:, 0::2] / scale_P2, -shifts_P4[:, 1::2] / scale_P2
+    return back
 
 
 def difference(one_PHW: Floats, other_PHW: Floats) -> Difference:

@@ -4,22 +4,27 @@ Judged on 32 x 32 thumbnails, so that what a copy lost by re-encoding or resizin
 outline with another one does not lie on it everywhere.
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.audit.align import Difference, Floats, align, difference, halve, move, smooth, turn
+from regraft.audit.align import Difference, Floats, align, difference, halve, inverse, move, smooth, turn
 from regraft.audit.candidates import cosines_of, nearest_pairs, spectra_of, ways_of
 from regraft.data.look import Looks
 
 # Where these come from, and what they cost in copies missed: docs/measurements.md#copies
 NEAREST, LEAST_SPECTRUM, LEAST_COSINES = 5, 0.955, 0.75
 MOST_COARSE, MOST_MEAN = 0.5, 20.0
+# Ways to turn an image that are as good as the best but for this are all tried: many things are nearly symmetric.
+_AS_GOOD = 0.02
 # Images whose thumbnail varies less than this, in levels, are blank: whatever is blank looks alike.
 BLANK = 4.0
-# A point that has moved by this share of the side tells of a crop; from CROPPED_FULLY on, thumbnails are interpolated throughout.
+# A point that has moved by this share of the side tells of a crop; from CROPPED_FULLY on, `Level.moved` alone counts.
 CROPPED, CROPPED_FULLY = 0.012, 0.03
 # Pairs compared at a time: what a block needs stays in the processor's cache.
 _BLOCK = 256
@@ -50,15 +55,18 @@ class Level:
 
 
 LEVELS = (
-    Level(64, 0, Limit(0.14, 0.32, 0.98, 0.17), Limit(0.30, 0.65, 0.89, 0.50)),
-    Level(24, 1, Limit(0.10, 0.22, 0.97, 0.17), Limit(0.06, 0.14, 0.97, 0.30)),
-    Level(0, 4, Limit(0.10, 0.25, 0.955, 0.20), Limit(0.045, 0.10, 0.98, 0.30)),
+    Level(64, 0, Limit(0.14, 0.28, 0.98, 0.17), Limit(0.30, 0.65, 0.89, 0.50)),
+    Level(24, 1, Limit(0.10, 0.22, 0.97, 0.17), Limit(0.065, 0.15, 0.945, 0.30)),
+    Level(0, 4, Limit(0.10, 0.25, 0.955, 0.20), Limit(0.06, 0.13, 0.975, 0.30)),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """Pairs that were laid on each other, the second image turned by its way. Empty where there are none."""
+    """Pairs that were laid on each other, the second image turned by its way. A pair is there for each way that was tried.
+
+    `shifts_P4` are those of `align.align`, from one of the two to the other.
+    """
 
     pairs_P2: NDArray[np.intp]
     ways_P: NDArray[np.intp]
@@ -102,12 +110,14 @@ def compare_nearest(looks: Looks) -> Compared:
     means_P23 = looks["mean"][pairs_P2]
     pairs_P2 = pairs_P2[np.abs(means_P23[:, 0] - means_P23[:, 1]).max(axis=1) <= MOST_MEAN]
     ways_P8 = ways_of(cosines_of(looks["grey"]), pairs_P2)
-    likely = ways_P8.max(axis=1) >= LEAST_COSINES
-    pairs_P2, ways_P = pairs_P2[likely], ways_P8.argmax(axis=1)[likely]
+    best_P1 = ways_P8.max(axis=1, keepdims=True)
+    at, ways_P = np.nonzero((ways_P8 >= best_P1 - _AS_GOOD) & (best_P1 >= LEAST_COSINES))
+    pairs_P2 = pairs_P2[at]
     # At least one block, be it empty: its arrays have the right types.
     starts = range(0, max(1, len(pairs_P2)), _BLOCK)
-    blocks = [compare(looks, pairs_P2[start : start + _BLOCK], ways_P[start : start + _BLOCK]) for start in starts]
-    return _joined(blocks, varied)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        blocks = pool.map(lambda at: compare(looks, pairs_P2[at : at + _BLOCK], ways_P[at : at + _BLOCK]), starts)
+        return _joined(list(blocks), varied)
 
 
 def compare(looks: Looks, pairs_P2: NDArray[np.intp], ways_P: NDArray[np.intp], *, most: float = MOST_COARSE) -> Compared:
@@ -117,8 +127,12 @@ def compare(looks: Looks, pairs_P2: NDArray[np.intp], ways_P: NDArray[np.intp], 
     small, small_second = halve(first), halve(second)
     shifts_P4 = align(small, small_second, steps=2)
     near = difference(small, move(small_second, shifts_P4)).whole <= most
-    one, other, first, second = one[near], other[near], first[near], second[near]
-    shifts_P4 = align(first, second, start_P4=shifts_P4[near], steps=2)
+    one, other, first, second, shifts_P4 = one[near], other[near], first[near], second[near], shifts_P4[near]
+    colours = one["colour"], turn(other["colour"], ways_P[near])
+    # What shows less is laid on what shows more, so that it is made smaller, not larger, and loses no detail.
+    swap = shifts_P4[:, 1] + shifts_P4[:, 3] < 0
+    first, second = _swapped(first, second, swap)
+    shifts_P4 = align(first, second, start_P4=np.where(swap[:, np.newaxis], inverse(shifts_P4), shifts_P4), steps=2)
     moved = move(second, shifts_P4)
     levels_P = _levels_of(one, other)
     for index, level in enumerate(LEVELS):
@@ -129,9 +143,14 @@ def compare(looks: Looks, pairs_P2: NDArray[np.intp], ways_P: NDArray[np.intp], 
         ways_P=ways_P[near],
         shifts_P4=shifts_P4,
         grey=difference(first, moved),
-        colour_P=_colour_difference(one["colour"], turn(other["colour"], ways_P[near]), shifts_P4),
+        colour_P=_colour_difference(*_swapped(*colours, swap), shifts_P4),
         levels_P=levels_P,
     )
+
+
+def _swapped(one: NDArray[Any], other: NDArray[Any], swap_P: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
+    mask = swap_P.reshape(-1, *(1,) * (one.ndim - 1))
+    return np.where(mask, other, one), np.where(mask, one, other)
 
 
 def _levels_of(one: Looks, other: Looks) -> NDArray[np.intp]:

@@ -22,7 +22,7 @@ Int = NDArray[np.float32]
 
 
 def spectra_of(grey_NHW: NDArray[np.uint8]) -> Int:
-    """Magnitudes of the spectrum of each thumbnail under a Hann window, (N, 2, F, F): waves that run down and waves that run up.
+    """Magnitudes of the spectrum of each thumbnail under a Hann window, (N, 2, F, F): waves that fall and waves that rise.
 
     Shifting a picture leaves magnitudes as they are, and a crop of a few per cent is little more than a shift; a flip swaps
     the two kinds, a quarter turn swaps the sides.
@@ -50,10 +50,10 @@ def nearest_pairs(spectra_N2FF: Int, *, nearest: int, least: float) -> NDArray[n
     Their descriptions have a product of `least` or more (1 for equal ones). As many as tie for the last place are all there.
     """
     count = len(spectra_N2FF)
-    if count < 2:
-        return np.zeros((0, 2), np.intp)
     flipped, turned = spectra_N2FF[:, ::-1], spectra_N2FF.transpose(0, 1, 3, 2)
-    variants = [np.ascontiguousarray(v.reshape(count, -1)) for v in (spectra_N2FF, flipped, turned, turned[:, ::-1])]
+    variants = [
+        np.ascontiguousarray(v.reshape(count, 2 * FREQUENCIES**2)) for v in (spectra_N2FF, flipped, turned, turned[:, ::-1])
+    ]
     rows = max(1, _BLOCK // max(1, count))
     found = [
         _nearest_of(start, variants, slice(start, start + rows), nearest, least * UNIT**2) for start in range(0, count, rows)
@@ -71,7 +71,7 @@ def ways_of(cosines_NKK: Int, pairs_P2: NDArray[np.intp]) -> NDArray[np.float64]
     across, down = np.tile(sign_K, (WAVES, 1)), np.tile(sign_K[:, np.newaxis], WAVES)
     signs = np.stack([np.ones((WAVES, WAVES)), across, down, across * down]).reshape(4, -1).astype(np.float32)
     one, other = cosines_NKK[pairs_P2[:, 0]], cosines_NKK[pairs_P2[:, 1]]
-    flat = [(one * second).reshape(len(pairs_P2), WAVES * WAVES) @ signs.T for second in (other, other.transpose(0, 2, 1))]
+    flat = [(one * second).reshape(len(pairs_P2), WAVES**2) @ signs.T for second in (other, other.transpose(0, 2, 1))]
     return np.concatenate(flat, axis=1) / np.float64(UNIT**2)
 
 

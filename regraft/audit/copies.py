@@ -94,8 +94,11 @@ def _equal(one: str, other: str, sameness: Sameness) -> Alike:
 
 def _altered(looks: Looks, names: Sequence[str]) -> Iterator[Alike]:
     compared = compare_nearest(looks)
-    for at in np.flatnonzero(compared.copies_P):
-        one, other = compared.pairs_P2[at]
+    copies = np.flatnonzero(compared.copies_P)
+    # A pair may have been laid on each other in several ways: the best one is told, the plainest of those that tie.
+    order = np.lexsort((compared.ways_P[copies], compared.grey.whole[copies]))
+    best = {(int(one), int(other)): at for at in copies[order[::-1]] for one, other in [compared.pairs_P2[at]]}
+    for (one, other), at in best.items():
         yield Alike(
             one=names[one],
             other=names[other],
@@ -107,13 +110,11 @@ def _altered(looks: Looks, names: Sequence[str]) -> Iterator[Alike]:
 
 def _change(compared: Compared, at: np.intp, one: np.void, other: np.void) -> str:
     """What was done, as far as it shows."""
-    turned = _TURNED[compared.ways_P[at]]
+    way = compared.ways_P[at]
     cropped = bool(compared.moved_P[at] > CROPPED)
-    size = (
-        (int(other["height"]), int(other["width"])) if compared.ways_P[at] >= 4 else (int(other["width"]), int(other["height"]))
-    )
-    resized = not cropped and size != (int(one["width"]), int(one["height"]))
-    done = [turned, "cropped" if cropped else "", "resized" if resized else ""]
+    sides = ("height", "width") if way >= 4 else ("width", "height")
+    resized = not cropped and any(one[name] != other[side] for name, side in zip(("width", "height"), sides, strict=True))
+    done = [_TURNED[way], "cropped" if cropped else "", "resized" if resized else ""]
     return ", ".join(word for word in done if word) or "encoded anew"
 
 
