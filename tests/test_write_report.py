@@ -293,6 +293,27 @@ def test_pictures_are_those_of_the_mistakes_within_the_budget(tmp_path: Path) ->
     assert [image["alt"] for image in page.attributes("img")] == [asked[0]]
 
 
+def test_a_mistake_stands_with_the_evidence_for_its_answer(tmp_path: Path) -> None:
+    test = make_predictions(381)
+    first, second = mistakes(test, 2)
+    out = write_report(
+        make_summary(tmp_path, test, test),
+        test=test,
+        cross_validation=test,
+        thumbnails={first.name: picture(""), second.name: picture("")},
+        out=tmp_path / "report.html",
+        evidence={first.name: picture("evidence"), second.name: b"<svg onload=x>"},
+    )
+    page = Page(out.read_text("utf-8"))
+    assert [image["alt"] for image in page.attributes("img")] == [
+        first.name,
+        f"where the evidence lies for {first.predicted[0]}",
+        second.name,
+    ]
+    assert "evidence for the wrong answer in colour" in page.text
+    assert "evidence" not in report(tmp_path, test, test).text
+
+
 def test_a_perfect_and_a_useless_result_are_told_as_they_are(tmp_path: Path) -> None:
     perfect, useless = make_predictions(100, noise=0.0), make_predictions(100, noise=200.0)
     told = " ".join(sentences(make_summary(tmp_path, perfect, perfect), perfect))
