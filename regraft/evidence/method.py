@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ def method_for(fitted: Fitted, device: str) -> Method:
     whole = fitted.to_torch().requires_grad_(False).to(device)
     if _has_gradients(whole, fitted.backbone, device):
         cells = _cells(fitted.backbone)
-        return Method("integrated gradients", _on_pixels(whole, lambda *given: integrated_gradients(*given, cells)))
+        return Method("integrated gradients", _on_pixels(whole, partial(integrated_gradients, cells=cells)))
     return Method("occlusion", _on_pixels(whole, occlusion))
 
 

@@ -24,7 +24,7 @@ def mistake_overlays(
     side: int = SIDE,
     device: Device = "auto",
 ) -> dict[str, bytes]:
-    """For the first `limit` mistakes (4 where it takes long), by the image's name, the picture (`overlay`) of the evidence for the wrong answer.
+    """For the first `limit` mistakes (4 where it takes long) the picture of the evidence for the wrong answer, by image name.
 
     It is what `fitted` sees, even where the answer is of a head of cross-validation, which had not learned from the image.
     Left out are images that cannot be read any more, and those without a path.
