@@ -222,10 +222,14 @@ def described(train: Sequence[Sample], test: Sequence[Sample]) -> tuple[list[str
 
 
 def _numbered(alike: Sequence[Alike], split: Split) -> NDArray[np.int64]:
-    """For each of the split's images, training images first, the number of those that show the same; -1 for one alone."""
-    groups = groups_of(alike)
-    numbers = {group: number for number, group in enumerate(sorted(set(groups.values())))}
+    """For each of the split's images, training images first, the number of those that show the same; -1 for one alone.
+
+    Where test images are given they tie nothing: they must not decide how the training images are used.
+    """
     names = names_of(split.train, split.test)
+    judging = set() if split.drawn else set(names[len(split.train) :])
+    groups = groups_of([pair for pair in alike if not judging & {pair.one, pair.other}])
+    numbers = {group: number for number, group in enumerate(sorted(set(groups.values())))}
     return np.array([numbers[groups[name]] if name in groups else -1 for name in names], np.int64)
 
 

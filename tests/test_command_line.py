@@ -434,7 +434,9 @@ def test_predict_prints_one_json_line_per_input_in_order(run: Run) -> None:
     assert code == 5
     assert [row["path"] for row in rows] == ["new/bad.jpg", "new/good.jpg", "gone_bad.jpg", "new/good.jpg"]
     assert [row["status"] for row in rows] == ["failed", "ok", "failed", "ok"]
-    assert rows[0] == {"path": "new/bad.jpg", "status": "failed", "reason": "ends early", "predictions": []}
+    given = {name: rows[0][name] for name in ("path", "status", "reason", "predictions")}
+    assert given == {"path": "new/bad.jpg", "status": "failed", "reason": "ends early", "predictions": []}
+    assert (rows[1]["abstained"], rows[1]["why"]) == (False, None)
     assert rows[1]["predictions"] == [{"class": "[bold]cat", "probability": 0.2}]
     assert rows[1]["reason"] is None
     assert "2 of 4 failed" in err
@@ -442,8 +444,11 @@ def test_predict_prints_one_json_line_per_input_in_order(run: Run) -> None:
 
 def test_predict_prints_csv_and_lines_for_people(run: Run) -> None:
     assert run("predict", "runs/old", "new/good.jpg", "--csv", "--top-k", "2") == (
-        0, "path,status,reason,class_1,probability_1,class_2,probability_2\nnew/good.jpg,ok,,[bold]cat,0.2,'=cow,0.8\n", "",
-    )  # fmt: skip
+        0,
+        "path,status,reason,class_1,probability_1,class_2,probability_2,abstained,why\n"
+        "new/good.jpg,ok,,[bold]cat,0.2,'=cow,0.8,,\n",
+        "",
+    )
     code, out, _ = run("predict", "runs/old", "new/good.jpg", "a\x1b[2J_bad\n.jpg")
     assert code == 5
     good, bad = out.splitlines()

@@ -43,7 +43,14 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         seen.append(data)
         return real(data, *rest)  # type: ignore[arg-type]
 
+    with_looks = stream.load_pixels_and_look
+
+    def counting_both(data: bytes, *rest: object) -> object:
+        seen.append(data)
+        return with_looks(data, *rest)  # type: ignore[arg-type]
+
     monkeypatch.setattr(stream, "load_pixels", counting)
+    monkeypatch.setattr(stream, "load_pixels_and_look", counting_both)
     return seen
 
 

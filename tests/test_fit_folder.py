@@ -47,16 +47,16 @@ def test_two_fits_give_the_same_bytes(photos: Path, tmp_path: Path) -> None:
 def test_the_same_head_is_solved_once_and_a_damaged_copy_again(
     photos: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from regraft import pipeline
+    from regraft import prepare
 
     solved: list[int] = []
-    real = pipeline.fit_head
+    real = prepare.fit_head
 
     def counting(*args: object, **options: object) -> object:
         solved.append(1)
         return real(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline, "fit_head", counting)
+    monkeypatch.setattr(prepare, "fit_head", counting)
     first, second = fit(photos, tmp_path / "one"), fit(photos, tmp_path / "two")
     assert len(solved) == 1
     (kept,) = (cache / "heads").iterdir()

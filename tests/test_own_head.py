@@ -180,7 +180,7 @@ def test_a_convolution_on_a_map_that_the_network_normalises_first_is_solved_on_i
         assert layer.bias is not None
         layer.bias.copy_(torch.from_numpy(run.head.bias_K))  # type: ignore[union-attr]
         images = torch.randn(3, 3, 64, 64)
-        assert torch.allclose(attach_own(run.backbone, own)(images), run.to_torch()(images), atol=1e-4)
+        assert torch.allclose(attach_own(run.backbone, own, run.temperature)(images), run.to_torch()(images), atol=1e-4)
     assert regraft.load(tmp_path / "run").predict([photos / "blue" / "001.png"])[0].status == "ok"
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from regraft.backbone.features import FromPixels
 from regraft.cache.engines import Engine, Network, OpenVinoEngine, TorchEngine, pick_device
+from regraft.cache.extract import Activations
 from regraft.cache.stream import batch_on, load_images, run_images
 from regraft.data.preprocess import Preprocess
 from regraft.progress import Progress, Silent
@@ -44,6 +45,18 @@ def logits_of(
             else:
                 assert item.features is not None, "nothing is known beforehand here"
                 yield item.features
+
+
+def values_of(
+    pixels: Activations, module: nn.Module, preprocess: Preprocess, *, device: str = "auto"
+) -> Iterator[NDArray[np.float32]]:
+    """What `module` makes of images that were decoded before, one row for each, in order."""
+    network, where = FromPixels(module, preprocess).eval(), pick_device(device)
+    batch = batch_on(where)
+    starts = range(0, len(pixels), batch)
+    batches = (np.asarray(pixels[np.arange(start, min(start + batch, len(pixels)))][0].numpy(), np.uint8) for start in starts)
+    for rows in _full_precision(network, preprocess, where, len(pixels)).stream(batches):
+        yield from rows
 
 
 def _full_precision(network: FromPixels, preprocess: Preprocess, device: str, images: int) -> Engine:

@@ -37,15 +37,15 @@ def summed(maps: list[Tensor]) -> Tensor:
 
     What the places of a finer grid say is added to the place that holds them: evidence is an amount, not a height.
     """
-    grid = maps[0].shape[2:]
+    grid = (maps[0].shape[2], maps[0].shape[3])
     return torch.stack([_on_grid(one, grid) for one in maps]).sum(dim=0)
 
 
-def _on_grid(map_N1hw: Tensor, grid: torch.Size) -> Tensor:
+def _on_grid(map_N1hw: Tensor, grid: tuple[int, int]) -> Tensor:
     amount = map_N1hw * (map_N1hw.shape[2] * map_N1hw.shape[3] / (grid[0] * grid[1]))
     if map_N1hw.shape[2] >= grid[0] and map_N1hw.shape[3] >= grid[1]:
-        return functional.adaptive_avg_pool2d(amount, (grid[0], grid[1]))
-    return functional.interpolate(amount, list(grid), mode="bilinear", align_corners=False)
+        return functional.adaptive_avg_pool2d(amount, grid)
+    return functional.interpolate(amount, grid, mode="bilinear", align_corners=False)
 
 
 def integrated_gradients(network: nn.Module, images: Tensor, targets_N: Tensor, cells: int) -> Tensor:

@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.backbone.boundary import boundary_for
 from regraft.backbone.features import Columns, Features
-from regraft.cache.answer import logits_of
+from regraft.backbone.model import PIXELS
+from regraft.cache.answer import values_of
+from regraft.cache.extract import extract_boundary
 from regraft.cache.store import FeatureRows
 from regraft.evaluate.abstain import Thresholds, choose_thresholds, judge_rule
 from regraft.evaluate.calibration import expected_calibration_error
@@ -136,8 +139,7 @@ class _Measured:
         far: FeatureRows | FloatArray = observed.test_features
         if model.backbone is not setting.backbone:
             train, test = _some(train, model.judged), _some(test)
-            near = _features(setting, model, [observed.train[i] for i in train])
-            far = _features(setting, model, [observed.test[i] for i in test])
+            near, far = _features(setting, model, train), _features(setting, model, len(observed.train) + test)
         return cls(
             columns=columns,
             train=train,
@@ -182,9 +184,20 @@ def _some(rows: Rows, first: Rows | None = None) -> Rows:
     return np.union1d(kept, more)
 
 
-def _features(setting: Setting, model: Model, samples: Sequence[Sample]) -> FloatArray:
-    """(N, D) of a trained network, the columns of the features that were extracted before."""
+def _features(setting: Setting, model: Model, rows: Rows) -> FloatArray:
+    """(N, D) of a trained network for some of the setting's images, the columns of the features that were extracted before.
+
+    From the decoded pixels that the training kept.
+    """
     features = Features(model.backbone, setting.extracted.columns.taps)
-    items = [(sample.path, sample.name) for sample in samples]
-    rows = list(logits_of(items, features, model.backbone.preprocess, device=setting.device, progress=setting.progress))
-    return np.array(rows, np.float32).reshape(len(rows), features.columns.width)
+    pixels = extract_boundary(
+        [setting.images[i] for i in rows],
+        [setting.observed.digests[i] for i in rows],
+        setting.backbone,
+        boundary_for(setting.backbone, PIXELS),
+        cache=setting.cache,
+        device=setting.device,
+        progress=setting.progress,
+    )
+    found = list(values_of(pixels, features, model.backbone.preprocess, device=setting.device))
+    return np.array(found, np.float32).reshape(len(rows), features.columns.width)
