@@ -130,10 +130,11 @@ class _Measured:
 
     @classmethod
     def of(cls, setting: Setting, model: Model) -> "_Measured | None":
-        """None where the model's head does not read pooled features."""
-        if isinstance(model.head, OwnHead) and model.head.stage:
-            return None
+        """None where the model's head reads something else than the features that were extracted."""
         observed, columns = setting.observed, setting.extracted.columns
+        elsewhere = bool(model.head.stage) if isinstance(model.head, OwnHead) else model.head.taps not in ((), columns.taps)
+        if elsewhere:
+            return None
         train, test = np.arange(len(observed.train)), np.arange(len(observed.test))
         near: FeatureRows | FloatArray = observed.train_features
         far: FeatureRows | FloatArray = observed.test_features
