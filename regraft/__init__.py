@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from regraft.api import fit
     from regraft.backbone.structure import inspect
+    from regraft.comparing import compare
     from regraft.errors import (
         BackboneNotFound,
         DataUnusable,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         SavedModelRefused,
         UsageError,
     )
+    from regraft.evaluate.paired import Comparison
     from regraft.fitted import Fitted, pretrained
     from regraft.ranking import rank
     from regraft.recipe import Data, Own, Recipe
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Auto",
     "BackboneNotFound",
+    "Comparison",
     "Data",
     "DataUnusable",
     "Diverged",
@@ -63,6 +66,7 @@ __all__ = [
     "Training",
     "UsageError",
     "__version__",
+    "compare",
     "fit",
     "inspect",
     "load",
@@ -73,6 +77,7 @@ __all__ = [
 _HOMES = {
     "regraft.api": ("fit",),
     "regraft.backbone.structure": ("inspect",),
+    "regraft.comparing": ("compare",),
     "regraft.errors": (
         "BackboneNotFound",
         "DataUnusable",
@@ -84,6 +89,7 @@ _HOMES = {
         "SavedModelRefused",
         "UsageError",
     ),
+    "regraft.evaluate.paired": ("Comparison",),
     "regraft.fitted": ("Fitted", "pretrained"),
     "regraft.ranking": ("rank",),
     "regraft.recipe": ("Data", "Own", "Recipe"),

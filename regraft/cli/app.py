@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli import backbones, cache, doctor, evaluate, fit, inspect, predict, rank
+from regraft.cli import backbones, cache, compare, doctor, evaluate, fit, inspect, predict, rank
 
 app = typer.Typer(
     name="regraft",
@@ -42,6 +42,7 @@ def regraft(
 
 app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("rank")(rank.rank)
 app.command("inspect")(inspect.inspect)

@@ -36,17 +36,23 @@ def print_line(text: str = "") -> None:
     print(printable(text))
 
 
-def _interval(interval: "Interval") -> dict[str, Any]:
+def interval_fields(interval: "Interval") -> dict[str, Any]:
     return {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
 
 
-def _figures(scores: "Scores") -> dict[str, Any]:
+def figures(scores: "Scores") -> dict[str, Any]:
+    """The main scores as `--json` prints them; those that are no proportion stand beside their intervals as plain numbers."""
     return {
-        "accuracy": _interval(scores.accuracy),
+        "accuracy": interval_fields(scores.accuracy),
         "macro_f1": scores.macro_f1,
         "nll": scores.nll,
         "ece": scores.ece,
         "baseline": scores.baseline,
+        "intervals": {
+            "macro_f1": interval_fields(scores.intervals.macro_f1),
+            "nll": interval_fields(scores.intervals.nll),
+            "ece": interval_fields(scores.intervals.ece),
+        },
     }
 
 
@@ -61,8 +67,8 @@ def fit_fields(summary: "RunSummary") -> dict[str, Any]:
         "l2": summary.head.l2,
         "classes": summary.classes,
         "images": {"train": summary.train, "test": summary.test, "rejected": len(summary.rejected)},
-        "test": _figures(summary.test_scores) if summary.test_scores else None,
-        "cross_validation": _figures(summary.cross_validation),
+        "test": figures(summary.test_scores) if summary.test_scores else None,
+        "cross_validation": figures(summary.cross_validation),
         "training": _training_fields(summary.history) if summary.history else None,
         "compared": [_compared_fields(one) for one in summary.compared] or None,
         "seconds": {name: round(value, 3) for name, value in summary.seconds.items()},
@@ -103,7 +109,7 @@ def evaluate_fields(evaluation: "Evaluation") -> dict[str, Any]:
     scores = evaluation.scores
     return {
         "n": scores.n,
-        **_figures(scores),
+        **figures(scores),
         "per_class": [_class_fields(item) for item in scores.per_class],
         "confusion": None if scores.confusion_KK is None else scores.confusion_KK.tolist(),
         "classes": scores.classes,
@@ -113,6 +119,9 @@ def evaluate_fields(evaluation: "Evaluation") -> dict[str, Any]:
 
 
 def _class_fields(item: "ClassScore") -> dict[str, Any]:
+    from regraft.evaluate.metrics import precision_interval, recall_interval
+
+    precision, recall = precision_interval(item), recall_interval(item)
     return {
         "class": item.name,
         "precision": item.precision,
@@ -120,6 +129,7 @@ def _class_fields(item: "ClassScore") -> dict[str, Any]:
         "f1": item.f1,
         "support": item.support,
         "predicted": item.predicted,
+        "intervals": {"precision": interval_fields(precision), "recall": interval_fields(recall)},
     }
 
 
@@ -137,9 +147,15 @@ def size_text(count: int) -> str:
 
 
 def interval_text(interval: "Interval") -> str:
-    """'94.2 % (95 % interval 91.0 to 96.3 %)'."""
+    """'94.2 % (95 % interval 91.0 to 96.3 %)'; without the interval where there is none."""
+    if not math.isfinite(interval.low + interval.high):
+        return percent(interval.value)
     low, high = f"{100 * interval.low:.1f}", f"{100 * interval.high:.1f}"
     return f"{percent(interval.value)} (95 % interval {low} to {high} %)"
+
+
+def _nats(interval: "Interval") -> str:
+    return f"{interval.value:.3f} (95 % interval {interval.low:.3f} to {interval.high:.3f})"
 
 
 def print_fit(summary: "RunSummary") -> None:
@@ -251,9 +267,9 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     print_pairs(
         [
             ("baseline", _baseline_text(scores)),
-            ("macro F1", percent(scores.macro_f1)),
-            ("neg. log-likelihood", f"{scores.nll:.3f}"),
-            ("calibration error", percent(scores.ece)),
+            ("macro F1", interval_text(scores.intervals.macro_f1)),
+            ("neg. log-likelihood", _nats(scores.intervals.nll)),
+            ("calibration error", interval_text(scores.intervals.ece)),
             ("accuracy", f"{interval_text(scores.accuracy)} on {scores.n:,} images{right}"),
         ]
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from regraft.evaluate import ECE_BINS, macro_f1_interval, mistakes, reliability
+from regraft.evaluate import ECE_BINS, mistakes, reliability
 from regraft.evaluate.calibration import chance_calibration_error
+from regraft.evaluate.metrics import precision_interval, recall_interval
 from regraft.evaluate.table import cannot_write
 from regraft.report import text
 from regraft.report.compared import auto_verdict, gain_words, judgement, outcome, rule_words, spent
@@ -67,8 +68,8 @@ def render(summary: RunSummary, *, shown: Predictions, thumbnails: Thumbnails, a
             summary=summary,
             scores=scores,
             multi_label=shown.multi_label,
+            grouped=shown.groups is not None,
             sentences=sentences(summary, shown),
-            macro_f1=_macro_f1(shown),
             **_mistakes(scores, shown, thumbnails, BUDGET - (len(augmented.sheet) if augmented else 0)),
             **_calibration(shown),
             **_regularisation(summary),
@@ -91,7 +92,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    names = ("percent", "span", "count", "counted", "seconds", "figure", "power", "plain", "lines", "short")
+    names = ("percent", "span", "count", "counted", "seconds", "figure", "power", "plain", "lines", "short", "ends")
     environment.filters.update({name: getattr(text, name) for name in names})
     return environment
 
@@ -99,11 +100,6 @@ def _environment() -> Environment:
 def _accuracies(summary: RunSummary) -> tuple[tuple[str, Any], ...]:
     crossed = (summary.judged_by, summary.cross_validation.accuracy)
     return (crossed,) if summary.test_scores is None else (("test", summary.test_scores.accuracy), crossed)
-
-
-def _macro_f1(shown: Predictions) -> Any:
-    # Fewer draws for many images: a second of waiting would buy a digit that nobody reads.
-    return macro_f1_interval(shown, resamples=1000 if len(shown.names) <= 5000 else 200)
 
 
 def _mistakes(scores: Scores, shown: Predictions, thumbnails: Thumbnails, budget: int) -> dict[str, Any]:
@@ -120,6 +116,8 @@ def _mistakes(scores: Scores, shown: Predictions, thumbnails: Thumbnails, budget
         "map_classes": MAP_CLASSES,
         "confusions": confusions(scores, CONFUSIONS),
         "per_class": sorted(scores.per_class, key=_hardest_first),
+        "recall_interval": recall_interval,
+        "precision_interval": precision_interval,
         "taken_for": taken_for,
     }
 
