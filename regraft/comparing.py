@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regraft.data.names import count_of, listing
+from regraft.data.names import listing
 from regraft.errors import DataUnusable, UsageError
 from regraft.evaluate.mistakes import labels
 from regraft.evaluate.paired import Comparison, paired
@@ -73,7 +73,9 @@ def _part(run: Path, wanted: str | None) -> tuple[str, Predictions]:
     """The predictions to compare, and which they are."""
     if not run.exists():
         raise UsageError(
-            expected="the folder of a run, such as runs/photos", got=f"{run}: no such folder", fix="make one: regraft fit photos/"
+            expected="the folder of a run, such as runs/photos",
+            got=f"{run}: no such folder",
+            fix="make one: regraft fit photos/",
         )
     parts = read_predictions(run / TABLE if run.is_dir() else run)
     names = ("test", *_JUDGED) if wanted is None else _JUDGED if wanted in _JUDGED else (wanted,)
@@ -95,7 +97,11 @@ def _check_classes(whole: tuple[Predictions, Predictions], names: tuple[str, str
         )
     first, second = (set(predictions.classes) for predictions in whole)
     if first != second:
-        got = [f"{name} alone has {listing(sorted(rest), 5)}" for name, rest in zip(names, (first - second, second - first)) if rest]
+        got = [
+            f"{name} alone has {listing(sorted(rest), 5)}"
+            for name, rest in zip(names, (first - second, second - first))
+            if rest
+        ]
         raise DataUnusable(
             expected="two runs with the same classes",
             got="; ".join(got),
@@ -141,7 +147,8 @@ def _check_labels(sides: tuple[Predictions, Predictions], names: tuple[str, str]
         one, other = (", ".join(labels(classes, truth[row])) or "no label" for truth in (first, second))
         raise DataUnusable(
             expected="the same labels of the images that both runs answered",
-            got=f"{len(differ):,} of {len(first):,} differ: {sides[0].names[row]} is {one} in {names[0]}, {other} in {names[1]}",
+            got=f"{len(differ):,} of {len(first):,} differ: "
+            f"{sides[0].names[row]} is {one} in {names[0]}, {other} in {names[1]}",
             fix="fit one of them again on the labels of the other",
         )
 

@@ -149,7 +149,7 @@ def test_several_labels_count_as_right_when_all_are() -> None:
         for spread in (1.2, 0.5)
     ]
     found = paired(sides[0], sides[1])
-    assert found.accuracy.value == score(sides[1]).accuracy.value - score(sides[0]).accuracy.value
+    assert found.accuracy.value == pytest.approx(score(sides[1]).accuracy.value - score(sides[0]).accuracy.value)
     assert found.macro_f1.value == pytest.approx(score(sides[1]).macro_f1 - score(sides[0]).macro_f1)
     assert found.better == "second"
     assert found.macro_f1.low > 0
@@ -167,7 +167,7 @@ def test_the_better_run_is_named_with_its_lead(runs: tuple[Path, Path]) -> None:
     assert found.accuracy.value == pytest.approx(0.075)
     assert found.verdict.startswith(f"{runs[1]} is better by 7.5 points (95 % interval ")
     again = regraft.compare(str(runs[0]), runs[1] / "predictions.parquet")
-    assert again == found or repr(again) == repr(found)
+    assert repr(again) == repr(found)
 
 
 def test_a_run_and_itself(runs: tuple[Path, Path]) -> None:

@@ -67,7 +67,10 @@ def calibration_error_interval(predictions: Predictions, *, seed: int = 0, draws
     if size < 2:
         return Interval(value=value, low=float("nan"), high=float("nan"), n=n)
     deviations_UB = gaps_UB - mean_B / size
-    values_B, vectors_BB = np.linalg.eigh(deviations_UB.T @ deviations_UB * (size / (size - 1)))
+    scatter_BB = deviations_UB.T @ deviations_UB * (size / (size - 1))
+    # A bin with few answers and no mistake yet still scatters as its claims say.
+    lacking_B = _claimed_variances(predictions) - scatter_BB.diagonal()
+    values_B, vectors_BB = np.linalg.eigh(scatter_BB + np.diag(np.maximum(lacking_B, 0.0)))
     normal_DB = np.random.default_rng(seed).standard_normal((draws, ECE_BINS))
     noise_DB = normal_DB * np.sqrt(np.maximum(values_B, 0.0)) @ vectors_BB.T
 
@@ -77,6 +80,13 @@ def calibration_error_interval(predictions: Predictions, *, seed: int = 0, draws
     low = _rising(lambda multiple: out_of(multiple, 0.975) - value)
     high = _rising(lambda multiple: out_of(multiple, 0.025) - value)
     return Interval(value=value, low=min(low, 1.0) * value, high=min(max(high, 1.0) * value, 1.0), n=n)
+
+
+def _claimed_variances(predictions: Predictions) -> NDArray[np.float64]:
+    """Of each bin: the variance of its gap, as a share of all claims, if the claims were true."""
+    claimed_M, _ = _claims(predictions)
+    variances_B = np.bincount(_bins(claimed_M), weights=claimed_M * (1 - claimed_M), minlength=ECE_BINS)
+    return np.asarray(variances_B / len(claimed_M) ** 2)
 
 
 def _gaps(predictions: Predictions) -> NDArray[np.float64]:
@@ -107,9 +117,7 @@ def chance_calibration_error(predictions: Predictions) -> float:
 
     Each bin's sum of right answers is taken as normal with the variance of its Bernoulli draws, so E|.| = sqrt(2 var / pi).
     """
-    claimed_M, _ = _claims(predictions)
-    variances = np.bincount(_bins(claimed_M), weights=claimed_M * (1 - claimed_M), minlength=ECE_BINS)
-    return float(np.sqrt(2 * variances / np.pi).sum() / len(claimed_M))
+    return float(np.sqrt(2 * _claimed_variances(predictions) / np.pi).sum())
 
 
 def claims(predictions: Predictions) -> tuple[float, float, float]:

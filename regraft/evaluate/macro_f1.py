@@ -26,72 +26,88 @@ _NUMBERS, _FEWEST = 1_500_000, 200
 class Kinds:
     """Draws (images or groups) that count alike taken together: P kinds, `weights_P` of each, `size` draws in all.
 
-    `hits_PK` and `whole_PK`, sparse, are what one of a kind adds to each class.
+    `hits_PX` and `whole_PX`, sparse, are what one of a kind adds to each class: X = K for one model; X = 2 K for two on the same
+    images, whose figure is then the difference: the second's macro F1 less the first's.
     """
 
-    hits_PK: Any
-    whole_PK: Any
+    hits_PX: Any
+    whole_PX: Any
     weights_P: NDArray[np.float64]
     size: int
+    models: int
 
 
 def macro_f1_interval(predictions: Predictions, *, seed: int = 0, resamples: int = 1000) -> Interval:
-    """Macro F1 with its 95 % interval. Raises DataUnusable as `score` does.
+    """Macro F1 with its 95 % interval by `bca`. Raises DataUnusable as `score` does."""
+    answers, classes = (decisions(predictions),), len(predictions.classes)
+    kinds = kinds_of(known_truth(predictions), answers, classes, predictions.groups)
+    return bca(kinds, len(predictions.names), seed=seed, resamples=resamples)
 
-    The bias-corrected and accelerated bootstrap (BCa; Efron, 1987) over the images, or over the groups they were drawn in. A
-    class of few images may have been answered without a mistake by luck, and no resample would then show one; so while
-    resampling every class is lent `PSEUDO` images that are answered as well as all images on average.
+
+def macro_f1_difference(first: Predictions, second: Predictions, *, seed: int = 0, resamples: int = 1000) -> Interval:
+    """By how much macro F1 is larger in the second, on the same images in the same order, with its 95 % interval by `bca`."""
+    answers, classes = (decisions(first), decisions(second)), len(first.classes)
+    kinds = kinds_of(known_truth(first), answers, classes, first.groups)
+    return bca(kinds, len(first.names), seed=seed, resamples=resamples)
+
+
+def bca(kinds: Kinds, n: int, *, seed: int = 0, resamples: int = 1000) -> Interval:
+    """The figure of `kinds` with the bias-corrected and accelerated bootstrap (BCa; Efron, 1987) over its draws.
+
+    A class of few images may have been answered without a mistake by luck, and no resample would then show one; so while
+    resampling every class is lent `PSEUDO` images that are answered as well as all images on average. `n` is the number of images.
+    NaN ends where there is one draw alone.
     """
-    truth, answers = known_truth(predictions), decisions(predictions)
-    kinds = kinds_of(truth, answers, len(predictions.classes), predictions.groups)
-    value, n = mean_f1(kinds.weights_P @ kinds.hits_PK, kinds.weights_P @ kinds.whole_PK), len(truth)
+    value = float(_figure(kinds, *_sums(kinds)))
     if kinds.size < 2 or np.isnan(value):
         return Interval(value=value, low=float("nan"), high=float("nan"), n=n)
     lent = _lent(kinds, PSEUDO)
-    low, high = _bca(lent, resampled(lent, seed, min(resamples, max(_NUMBERS // len(lent.weights_P), _FEWEST))))
+    low, high = _ends(lent, resampled(lent, seed, min(resamples, max(_NUMBERS // len(lent.weights_P), _FEWEST))))
     # What was lent may carry an end past the value where hardly anything is right or wrong.
     return Interval(value=value, low=min(low, value), high=max(high, value), n=n)
 
 
-def kinds_of(truth: Targets, answers: Targets, classes: int, groups: Sequence[str] | None = None) -> Kinds:
-    """The kinds of images by truth and answer, or of the groups that they were drawn in."""
-    if groups is None:
-        key = truth * classes + answers if truth.ndim == 1 else np.packbits(np.hstack([truth, answers]), axis=1)
-        first_P, counts_P = np.unique(key, axis=0, return_index=True, return_counts=True)[1:]
-        hits_PK, whole_PK = _counts(truth[first_P], answers[first_P], classes)
-        return Kinds(hits_PK=hits_PK, whole_PK=whole_PK, weights_P=counts_P.astype(np.float64), size=len(truth))
-    from scipy.sparse import csr_array
+def kinds_of(truth: Targets, answers: Sequence[Targets], classes: int, groups: Sequence[str] | None = None) -> Kinds:
+    """The kinds of images by their truth and the answers of one or two models; or the groups that they were drawn in."""
+    from scipy.sparse import csr_array, hstack
 
-    unit_N = units(len(truth), groups)
-    gather = csr_array((np.ones(len(truth)), (unit_N, np.arange(len(truth)))))
-    hits_NK, whole_NK = _counts(truth, answers, classes)
-    size = gather.shape[0]
-    return Kinds(hits_PK=gather @ hits_NK, whole_PK=gather @ whole_NK, weights_P=np.ones(size), size=size)
+    weights_P, rows = np.ones(len(truth)), np.arange(len(truth))
+    if groups is None:
+        rows, counts_P = np.unique(_keys(truth, answers, classes), axis=0, return_index=True, return_counts=True)[1:]
+        weights_P = counts_P.astype(np.float64)
+    counted = [_counts(truth[rows], answer[rows], classes) for answer in answers]
+    hits_PX, whole_PX = (hstack(side, format="csr") for side in zip(*counted, strict=True))
+    if groups is not None:
+        gather = csr_array((weights_P, (units(len(truth), groups), rows)))
+        hits_PX, whole_PX, weights_P = gather @ hits_PX, gather @ whole_PX, np.ones(gather.shape[0])
+    size = len(truth) if groups is None else len(weights_P)
+    return Kinds(hits_PX=hits_PX, whole_PX=whole_PX, weights_P=weights_P, size=size, models=len(answers))
 
 
 def resampled(kinds: Kinds, seed: int, resamples: int) -> NDArray[np.float64]:
-    """(B,) macro F1 of `resamples` times `size` draws with replacement; NaN where no class is left.
+    """(B,) the figure of `resamples` times `size` draws with replacement; NaN where no class is left.
 
     How many there are of each kind is drawn at once (multinomial): the same distribution as drawing image by image.
     """
     shares_P = kinds.weights_P / kinds.weights_P.sum()
     drawn_BP = np.random.default_rng(seed).multinomial(kinds.size, shares_P, size=resamples).astype(np.float64)
-    return np.array([mean_f1(*rows) for rows in zip(drawn_BP @ kinds.hits_PK, drawn_BP @ kinds.whole_PK, strict=True)])
+    return _figure(kinds, drawn_BP @ kinds.hits_PX, drawn_BP @ kinds.whole_PX)
 
 
-def influence(truth: Targets, answers: Targets, classes: int) -> NDArray[np.float64]:
-    """(N,) how far each image moves macro F1 from that of all (its influence function); their mean is 0.
-
-    To first order macro F1 is a constant plus the mean of these, so that its standard error is theirs.
-    """
-    hits_NK, whole_NK = _counts(truth, answers, classes)
-    return _moves(Kinds(hits_PK=hits_NK, whole_PK=whole_NK, weights_P=np.ones(len(truth)), size=len(truth)))
+def macro_f1(truth: Targets, answers: Targets, classes: int) -> float:
+    """Macro F1 of `answers`; NaN where no class has one."""
+    kinds = kinds_of(truth, (answers,), classes)
+    return float(_figure(kinds, *_sums(kinds)))
 
 
-def mean_f1(hits_K: NDArray[Any], whole_K: NDArray[Any]) -> float:
-    """The mean F1 of the classes that have one; NaN where none has."""
-    has_K = whole_K > 0
-    return float((2 * hits_K[has_K] / whole_K[has_K]).mean()) if has_K.any() else float("nan")
+def _keys(truth: Targets, answers: Sequence[Targets], classes: int) -> NDArray[Any]:
+    """(N,) or (N, bytes): what is equal where truth and answers are."""
+    if truth.ndim == 2:
+        return np.packbits(np.hstack([truth, *answers]), axis=1)
+    key_N = truth.astype(np.int64)
+    for answer in answers:
+        key_N = key_N * classes + answer
+    return key_N
 
 
 def _counts(truth: Targets, answers: Targets, classes: int) -> tuple[Any, Any]:
@@ -106,31 +122,68 @@ def _counts(truth: Targets, answers: Targets, classes: int) -> tuple[Any, Any]:
     return of * called, of + called
 
 
-def _lent(kinds: Kinds, pseudo: float) -> Kinds:
-    """The same with `pseudo` images more of each class, found and rightly called at the average rate of all."""
-    from scipy.sparse import eye_array, vstack
+def _figure(kinds: Kinds, hits_BX: NDArray[Any], whole_BX: NDArray[Any]) -> NDArray[np.float64]:
+    """(B,) macro F1, or how much larger that of the second model is."""
+    figures = [_mean_f1(*side) for side in zip(*_sides(kinds, hits_BX, whole_BX), strict=True)]
+    return figures[0] if kinds.models == 1 else figures[1] - figures[0]
 
-    hits_K, whole_K = kinds.weights_P @ kinds.hits_PK, kinds.weights_P @ kinds.whole_PK
-    rate = (hits_K.sum() + 0.5) / (whole_K.sum() / 2 + 1)
-    one_CK = eye_array(len(whole_K), format="csr")[np.flatnonzero(whole_K > 0)]
-    many = one_CK.shape[0]
+
+def _mean_f1(hits_BK: NDArray[Any], whole_BK: NDArray[Any]) -> NDArray[np.float64]:
+    has_BK = whole_BK > 0
+    sums_B = np.divide(2.0 * hits_BK, whole_BK, out=np.zeros(has_BK.shape), where=has_BK).sum(axis=-1)
+    counts_B = np.asarray(has_BK.sum(axis=-1), dtype=np.float64)
+    return np.divide(sums_B, counts_B, out=np.full(counts_B.shape, np.nan), where=counts_B > 0)
+
+
+def _sides(kinds: Kinds, *arrays: NDArray[Any]) -> list[list[NDArray[Any]]]:
+    return [np.split(array, kinds.models, axis=-1) for array in arrays]
+
+
+def _sums(kinds: Kinds) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return kinds.weights_P @ kinds.hits_PX, kinds.weights_P @ kinds.whole_PX
+
+
+def _lent(kinds: Kinds, pseudo: float) -> Kinds:
+    """The same with `pseudo` images more of each class, right and wrong as all images are on average."""
+    from scipy.sparse import eye_array, hstack, vstack
+
+    _, whole_X = _sums(kinds)
+    one_CK = eye_array(len(whole_X) // kinds.models, format="csr")
+    # Of a class that no model has met there is nothing to be lent.
+    one_CK = one_CK[np.flatnonzero(np.any(np.split(whole_X > 0, kinds.models), axis=0))]
+    hits, whole, weights = [kinds.hits_PX], [kinds.whole_PX], [kinds.weights_P]
+    for right, rate in _rates(kinds).items():
+        hits.append(hstack([side * one_CK for side in right], format="csr"))
+        whole.append(hstack([2 * one_CK] * kinds.models, format="csr"))
+        weights.append(np.full(one_CK.shape[0], pseudo * rate))
     return replace(
-        kinds,
-        hits_PK=vstack([kinds.hits_PK, one_CK, 0 * one_CK], format="csr"),
-        whole_PK=vstack([kinds.whole_PK, 2 * one_CK, one_CK], format="csr"),
-        # One that is missed and one that is wrongly called for each that goes wrong.
-        weights_P=np.concatenate([kinds.weights_P, np.full(many, pseudo * rate), np.full(many, 2 * pseudo * (1 - rate))]),
+        kinds, hits_PX=vstack(hits, format="csr"), whole_PX=vstack(whole, format="csr"), weights_P=np.concatenate(weights)
     )
 
 
-def _bca(kinds: Kinds, drawn_B: NDArray[np.float64]) -> tuple[float, float]:
+def _rates(kinds: Kinds) -> dict[tuple[int, ...], float]:
+    """How often the models are right (1) and wrong (0), together; half a right and half a wrong image are added."""
+    sums = _sides(kinds, *_sums(kinds))
+    images = sum(side.sum() for side in sums[1]) / 2 / kinds.models + 1
+    alone = [float((side.sum() + 0.5) / images) for side in sums[0]]
+    if kinds.models == 1:
+        return {(1,): alone[0], (0,): 1 - alone[0]}
+    classes = kinds.hits_PX.shape[1] // 2
+    both_P = kinds.hits_PX[:, :classes].minimum(kinds.hits_PX[:, classes:]).sum(axis=1)
+    both = float((kinds.weights_P @ both_P + 0.5) / images)
+    first, second = max(alone[0] - both, 0.0), max(alone[1] - both, 0.0)
+    return {(1, 1): both, (1, 0): first, (0, 1): second, (0, 0): max(1 - both - first - second, 0.0)}
+
+
+def _ends(kinds: Kinds, drawn_B: NDArray[np.float64]) -> tuple[float, float]:
     from scipy.special import ndtr, ndtri
 
     drawn_B = drawn_B[~np.isnan(drawn_B)]
-    centre = mean_f1(kinds.weights_P @ kinds.hits_PK, kinds.weights_P @ kinds.whole_PK)
+    centre = float(_figure(kinds, *_sums(kinds)))
     # Equal ones count half; rounding must not tell them apart.
     below = float((drawn_B < centre - 1e-12).mean() + (drawn_B <= centre + 1e-12).mean()) / 2
-    bias = ndtri(min(max(below, 1 / len(drawn_B)), 1 - 1 / len(drawn_B)))
+    least = 1 / (len(drawn_B) + 1)
+    bias = ndtri(min(max(below, least), 1 - least))
     moves_P = _moves(kinds)
     spread = float(kinds.weights_P @ moves_P**2)
     lean = float(kinds.weights_P @ moves_P**3) / (6 * spread**1.5) if spread > 0 else 0.0
@@ -140,8 +193,11 @@ def _bca(kinds: Kinds, drawn_B: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _moves(kinds: Kinds) -> NDArray[np.float64]:
-    """(P,) the influence of one draw of each kind; their weighted mean is 0."""
-    hits_K, whole_K = kinds.weights_P @ kinds.hits_PK, kinds.weights_P @ kinds.whole_PK
-    scale_K = np.where(whole_K > 0, 1 / np.maximum(whole_K, 1e-300), 0.0)
-    moves_P = 2 * (kinds.hits_PK @ scale_K) - kinds.whole_PK @ (2 * hits_K * scale_K * scale_K)
-    return np.asarray(moves_P * (kinds.weights_P.sum() / max(np.count_nonzero(whole_K), 1)), dtype=np.float64)
+    """(P,) how far one draw of each kind moves the figure (its influence function), up to a factor; the weighted mean is 0."""
+    hits_X, whole_X = _sums(kinds)
+    counts_M = [max(np.count_nonzero(side), 1) for side in np.split(whole_X, kinds.models)]
+    signs_M = [1.0] if kinds.models == 1 else [-1.0, 1.0]
+    each_X = np.repeat(np.divide(signs_M, counts_M), len(whole_X) // kinds.models)
+    scale_X = np.divide(each_X, whole_X, out=np.zeros(len(whole_X)), where=whole_X > 0)
+    pull_X = np.divide(2 * hits_X * scale_X, whole_X, out=np.zeros(len(whole_X)), where=whole_X > 0)
+    return np.asarray(2 * (kinds.hits_PX @ scale_X) - kinds.whole_PX @ pull_X, dtype=np.float64)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from regraft.evaluate.compare import draws, mean_and_error, mean_interval
 from regraft.evaluate.interval import paired_shares
-from regraft.evaluate.macro_f1 import influence
+from regraft.evaluate.macro_f1 import macro_f1_difference
 from regraft.evaluate.metrics import score
 from regraft.evaluate.probability import decisions, known_truth, negative_log_likelihoods, right
 from regraft.values import Interval, Predictions, Scores
@@ -79,16 +79,15 @@ def paired(
         raise ValueError("expected predictions of the same images with the same classes and targets")
     answers = (decisions(first), decisions(second))
     right_N = (right(truth, answers[0]), right(truth, answers[1]))
-    scores = (score(first), score(second))
     nll_N = negative_log_likelihoods(second, truth) - negative_log_likelihoods(first, truth)
     return Comparison(
         runs=runs,
         parts=parts,
         images=len(first.names),
         alone=alone,
-        scores=scores,
+        scores=(score(first), score(second)),
         accuracy=paired_shares(right_N[0], right_N[1], groups),
-        macro_f1=_macro_f1(first, second, scores[1].macro_f1 - scores[0].macro_f1),
+        macro_f1=macro_f1_difference(first, second),
         nll=mean_interval(nll_N, groups),
         p_value=mcnemar(right_N[0], right_N[1], groups),
         right_alone=(_names(first, right_N[0] & ~right_N[1]), _names(first, right_N[1] & ~right_N[0])),
@@ -96,9 +95,7 @@ def paired(
     )
 
 
-def mcnemar(
-    first_N: NDArray[np.bool_], second_N: NDArray[np.bool_], groups: tuple[str, ...] | None = None
-) -> float:
+def mcnemar(first_N: NDArray[np.bool_], second_N: NDArray[np.bool_], groups: tuple[str, ...] | None = None) -> float:
     """Two-sided p value of whether two models are right equally often, from (N,) whether each is right.
 
     The exact test of McNemar (1947): of the images that one alone answers right, a binomial number falls to each. 1 where there
@@ -115,14 +112,6 @@ def mcnemar(
     if not error:
         return 0.0 if mean else 1.0
     return float(2 * stdtr(draws(len(first_N), groups) - 1, -abs(mean) / error)) if math.isfinite(error) else math.nan
-
-
-def _macro_f1(first: Predictions, second: Predictions, value: float) -> Interval:
-    """The difference `value` with the interval of how far each image moves it."""
-    truth, classes = known_truth(first), len(first.classes)
-    one_N, other_N = (influence(truth, decisions(side), classes) for side in (first, second))
-    around = mean_interval(other_N - one_N, first.groups)
-    return Interval(value=value, low=value + around.low, high=value + around.high, n=around.n)
 
 
 def _names(predictions: Predictions, chosen_N: NDArray[np.bool_]) -> tuple[str, ...]:
