@@ -20,7 +20,8 @@ One line on standard output; nothing at all when the command fails. Undefined fi
 
 - `fit`: `run`, `backbone`, `strategy` (of the model; of `auto` the one that it kept), `asked` (the strategy that was asked
   for), `features`, `l2`, `classes`, `images` {`train`, `test`, `rejected`}, `test` {`accuracy` {`value`, `low`, `high`,
-  `n`}, `macro_f1`, `nll`, `ece`, `baseline`} (null with `--test none`), `cross_validation` (the same; where something was
+  `n`}, `macro_f1`, `nll`, `ece`, `baseline`, `intervals` {`macro_f1`, `nll`, `ece`: each {`value`, `low`, `high`, `n`}}}
+  (null with `--test none`), `cross_validation` (the same; where something was
   trained, on its validation images: one fold of the training images), `training` (null where nothing was trained) {`what`,
   `epochs` (how many were run), `chosen` (the epoch that was kept; 0: the start), `share` (of the way from the start to that
   epoch), `refitted` (whether the same was done again on all training images), `gain` (in accuracy, over the solved head on
@@ -29,9 +30,14 @@ One line on standard output; nothing at all when the command fails. Undefined fi
   `seconds`, `kept`, `note` (why it was left out, or null)}], `seconds` {`features`, `head`, `total` and the other steps},
   `engine`, `cache` {`hits`, `misses`}, `report`. `features` and `l2` are always those of the solved head. With `--resume`
   on a run that is finished: `run` and `finished` (true), nothing else
-- `evaluate`: `n`, `accuracy` {`value`, `low`, `high`, `n`}, `macro_f1`, `nll`, `ece`, `baseline`, `per_class` [{`class`,
-  `precision`, `recall`, `f1`, `support`, `predicted`}], `confusion` (rows are the true classes; null for several labels per
+- `evaluate`: `n`, `accuracy` {`value`, `low`, `high`, `n`}, `macro_f1`, `nll`, `ece`, `baseline`, `intervals` (as of `fit`),
+  `per_class` [{`class`, `precision`, `recall`, `f1`, `support`, `predicted`, `intervals` {`precision`, `recall`}}], `confusion` (rows are the true classes; null for several labels per
   image), `classes`, `rejected` (how many), `rejected_images` [{`path`, `code`, `reason`}]
+- `compare`: `comparisons`, one for each run after the first [{`runs` (the two), `parts` ("test", "validation" or
+  "cross-validation"), `images` (that both answered), `alone` (how many only one has), `scores` (of each on those images, as
+  of `fit`), `difference` {`accuracy`, `macro_f1`, `nll`: the second's less the first's, each {`value`, `low`, `high`, `n`}},
+  `p_value`, `better` (a run, or null where chance explains the difference), `verdict`, `right_alone` (for each the names of
+  the images that it alone answered right), `notes`}]
 - `predict`: one line per input: `path`, `status` ("ok" or "failed"), `reason` (null when ok), `predictions` [{`class`,
   `probability`}], best first
 - `inspect`: `source`, `weights`, `strategy`, `classes` (null: its own head), `head` [{`path`, `kind`, `in_features`,
@@ -100,6 +106,18 @@ each a head is solved as in `fit`, and every image is answered by heads that did
 - Of those as good as the best, the one with the fewest parameters is recommended.
 - `top-1` is the accuracy on ImageNet that the library states. `img/s` is the speed of the network alone on this machine, as
   measured when its engine was chosen. Features stay in the cache: `fit` with the backbone that is chosen finds them there.
+
+## How `compare` decides
+
+Both runs answered the same images, so what tells them apart is the images that one of them alone answers right.
+
+- `accuracy` is the difference of the shares right, with Tango's score interval for paired proportions. A run is called better
+  where that interval leaves 0 out and McNemar's exact test gives less than 0.05.
+- Where images belong to groups, a group counts as one draw, in the intervals and in the test.
+- Runs that tell of a test are compared on it; one that has none on its validation images, or its cross-validation, and a note says
+  so: those answers helped to choose the run. Images that only one of the two has are left out, with a note.
+- Of more than two runs each is compared with the first. Nothing is corrected for that: of twenty comparisons of equals one comes
+  out as a difference.
 
 ## Rows of `predict`
 

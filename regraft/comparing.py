@@ -97,11 +97,8 @@ def _check_classes(whole: tuple[Predictions, Predictions], names: tuple[str, str
         )
     first, second = (set(predictions.classes) for predictions in whole)
     if first != second:
-        got = [
-            f"{name} alone has {listing(sorted(rest), 5)}"
-            for name, rest in zip(names, (first - second, second - first))
-            if rest
-        ]
+        sides = zip(names, (first - second, second - first), strict=True)
+        got = [f"{name} alone has {listing(sorted(rest), 5)}" for name, rest in sides if rest]
         raise DataUnusable(
             expected="two runs with the same classes",
             got="; ".join(got),

@@ -77,8 +77,8 @@ def test_equal_models_do_not_differ() -> None:
     assert found.better is None
     assert found.right_alone == ((), ())
     assert (found.nll.value, found.nll.low, found.nll.high) == (0, 0, 0)
-    assert (found.macro_f1.value, found.macro_f1.low, found.macro_f1.high) == (0, 0, 0)
-    assert found.accuracy.value == 0
+    assert found.accuracy.value == found.macro_f1.value == 0
+    assert (found.macro_f1.low, found.macro_f1.high) == (found.accuracy.low, found.accuracy.high)
     assert found.accuracy.low == pytest.approx(-found.accuracy.high)
     assert 0 < found.accuracy.high < 0.05
     assert "not significant: both are right equally often" in found.verdict
@@ -89,7 +89,10 @@ def test_turning_the_runs_around_turns_the_signs() -> None:
     there, back = paired(one, other), paired(other, one)
     for name in ("accuracy", "macro_f1", "nll"):
         a, b = getattr(there, name), getattr(back, name)
-        assert (a.value, a.low, a.high) == pytest.approx((-b.value, -b.high, -b.low), abs=1e-9)
+        # Macro F1 is resampled, and the runs change places in what is drawn.
+        close = 0.006 if name == "macro_f1" else 1e-9
+        assert a.value == pytest.approx(-b.value)
+        assert (a.low, a.high) == pytest.approx((-b.high, -b.low), abs=close)
     assert there.p_value == pytest.approx(back.p_value)
     assert there.right_alone == back.right_alone[::-1]
     assert (there.better, back.better) == ("second", "first")
@@ -129,7 +132,7 @@ def test_images_of_one_group_are_one_draw() -> None:
     for name in ("accuracy", "macro_f1", "nll"):
         grouped, loose, alone = (getattr(which, name) for which in (found, plain, single))
         width = grouped.high - grouped.low
-        assert width == pytest.approx(alone.high - alone.low, rel=0.05)
+        assert width == pytest.approx(alone.high - alone.low, rel=0.1)
         assert width > 2 * (loose.high - loose.low)
     assert plain.p_value < 1e-6
     assert single.p_value / 3 < found.p_value < 3 * single.p_value

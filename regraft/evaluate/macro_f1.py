@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.evaluate.compare import units
-from regraft.evaluate.interval import Z_95
+from regraft.evaluate.interval import Z_95, wilson
 from regraft.evaluate.probability import Targets, decisions, known_truth
 from regraft.values import Interval, Predictions
 
@@ -26,8 +26,8 @@ _NUMBERS, _FEWEST = 1_500_000, 200
 class Kinds:
     """Draws (images or groups) that count alike taken together: P kinds, `weights_P` of each, `size` draws in all.
 
-    `hits_PX` and `whole_PX`, sparse, are what one of a kind adds to each class: X = K for one model; X = 2 K for two on the same
-    images, whose figure is then the difference: the second's macro F1 less the first's.
+    `hits_PX` and `whole_PX`, sparse, are what one of a kind adds to each class: X = K for one model; X = 2 K for two on the
+    same images, whose figure is then the difference: the second's macro F1 less the first's.
     """
 
     hits_PX: Any
@@ -44,7 +44,7 @@ def macro_f1_interval(predictions: Predictions, *, seed: int = 0, resamples: int
     return bca(kinds, len(predictions.names), seed=seed, resamples=resamples)
 
 
-def macro_f1_difference(first: Predictions, second: Predictions, *, seed: int = 0, resamples: int = 1000) -> Interval:
+def macro_f1_difference(first: Predictions, second: Predictions, *, seed: int = 0, resamples: int = 4000) -> Interval:
     """By how much macro F1 is larger in the second, on the same images in the same order, with its 95 % interval by `bca`."""
     answers, classes = (decisions(first), decisions(second)), len(first.classes)
     kinds = kinds_of(known_truth(first), answers, classes, first.groups)
@@ -55,14 +55,17 @@ def bca(kinds: Kinds, n: int, *, seed: int = 0, resamples: int = 1000) -> Interv
     """The figure of `kinds` with the bias-corrected and accelerated bootstrap (BCa; Efron, 1987) over its draws.
 
     A class of few images may have been answered without a mistake by luck, and no resample would then show one; so while
-    resampling every class is lent `PSEUDO` images that are answered as well as all images on average. `n` is the number of images.
-    NaN ends where there is one draw alone.
+    resampling every class is lent `PSEUDO` images that are answered as well as all images on average. `n` is the number of
+    images. NaN ends where there is one draw alone.
     """
     value = float(_figure(kinds, *_sums(kinds)))
     if kinds.size < 2 or np.isnan(value):
         return Interval(value=value, low=float("nan"), high=float("nan"), n=n)
     lent = _lent(kinds, PSEUDO)
     low, high = _ends(lent, resampled(lent, seed, min(resamples, max(_NUMBERS // len(lent.weights_P), _FEWEST))))
+    if kinds.models == 1 and value == 1.0:
+        # Without a mistake anywhere there is none to draw again: as of a share of which all were right.
+        low = min(low, wilson(kinds.size, kinds.size).low)
     # What was lent may carry an end past the value where hardly anything is right or wrong.
     return Interval(value=value, low=min(low, value), high=max(high, value), n=n)
 
