@@ -31,8 +31,9 @@ One line on standard output; nothing at all when the command fails. Undefined fi
   `engine`, `cache` {`hits`, `misses`}, `report`. `features` and `l2` are always those of the solved head. With `--resume`
   on a run that is finished: `run` and `finished` (true), nothing else
 - `evaluate`: `n`, `accuracy` {`value`, `low`, `high`, `n`}, `macro_f1`, `nll`, `ece`, `baseline`, `intervals` (as of `fit`),
-  `per_class` [{`class`, `precision`, `recall`, `f1`, `support`, `predicted`, `intervals` {`precision`, `recall`}}], `confusion` (rows are the true classes; null for several labels per
-  image), `classes`, `rejected` (how many), `rejected_images` [{`path`, `code`, `reason`}]
+  `per_class` [{`class`, `precision`, `recall`, `f1`, `support`, `predicted`, `intervals` {`precision`, `recall`}}],
+  `confusion` (rows are the true classes; null for several labels per image), `classes`, `rejected` (how many),
+  `rejected_images` [{`path`, `code`, `reason`}]
 - `compare`: `comparisons`, one for each run after the first [{`runs` (the two), `parts` ("test", "validation" or
   "cross-validation"), `images` (that both answered), `alone` (how many only one has), `scores` (of each on those images, as
   of `fit`), `difference` {`accuracy`, `macro_f1`, `nll`: the second's less the first's, each {`value`, `low`, `high`, `n`}},
@@ -114,10 +115,10 @@ Both runs answered the same images, so what tells them apart is the images that 
 - `accuracy` is the difference of the shares right, with Tango's score interval for paired proportions. A run is called better
   where that interval leaves 0 out and McNemar's exact test gives less than 0.05.
 - Where images belong to groups, a group counts as one draw, in the intervals and in the test.
-- Runs that tell of a test are compared on it; one that has none on its validation images, or its cross-validation, and a note says
-  so: those answers helped to choose the run. Images that only one of the two has are left out, with a note.
-- Of more than two runs each is compared with the first. Nothing is corrected for that: of twenty comparisons of equals one comes
-  out as a difference.
+- Runs that have a test are compared on it; one that has none on its validation images, or its cross-validation, and a note
+  says so: those answers helped to choose the run. Images that only one of the two has are left out, with a note.
+- Of more than two runs each is compared with the first. Nothing is corrected for that: of twenty comparisons of equals about
+  one comes out as a difference.
 
 ## Rows of `predict`
 

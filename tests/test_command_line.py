@@ -57,8 +57,8 @@ def scores(n: int, nll: float = 0.3) -> Scores:
     )
     confusion = np.arange(9, dtype=np.int64).reshape(3, 3)
     return Scores(
-        n=n, accuracy=accuracy, macro_f1=float("nan"), nll=nll, ece=0.02, intervals=intervals, baseline=0.4, per_class=per_class,
-        confusion_KK=confusion, classes=CLASSES,
+        n=n, accuracy=accuracy, macro_f1=float("nan"), nll=nll, ece=0.02, intervals=intervals, baseline=0.4,
+        per_class=per_class, confusion_KK=confusion, classes=CLASSES,
     )  # fmt: skip
 
 

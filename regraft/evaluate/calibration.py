@@ -99,7 +99,7 @@ def _gaps(predictions: Predictions) -> NDArray[np.float64]:
     return sums.reshape(-1, ECE_BINS) / len(claimed_M)
 
 
-def _rising(excess: Callable[[float], float], steps: int = 20) -> float:
+def _rising(excess: Callable[[float], float], steps: int = 12) -> float:
     """Where a rising function of a multiple of 0 or more passes 0; 0 where it is above from the start."""
     low, high = 0.0, 1.0
     if excess(low) >= 0:

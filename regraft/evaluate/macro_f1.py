@@ -135,7 +135,7 @@ def _mean_f1(hits_BK: NDArray[Any], whole_BK: NDArray[Any]) -> NDArray[np.float6
     has_BK = whole_BK > 0
     sums_B = np.divide(2.0 * hits_BK, whole_BK, out=np.zeros(has_BK.shape), where=has_BK).sum(axis=-1)
     counts_B = np.asarray(has_BK.sum(axis=-1), dtype=np.float64)
-    return np.divide(sums_B, counts_B, out=np.full(counts_B.shape, np.nan), where=counts_B > 0)
+    return np.asarray(np.divide(sums_B, counts_B, out=np.full(counts_B.shape, np.nan), where=counts_B > 0))
 
 
 def _sides(kinds: Kinds, *arrays: NDArray[Any]) -> list[list[NDArray[Any]]]:
@@ -198,9 +198,9 @@ def _ends(kinds: Kinds, drawn_B: NDArray[np.float64]) -> tuple[float, float]:
 def _moves(kinds: Kinds) -> NDArray[np.float64]:
     """(P,) how far one draw of each kind moves the figure (its influence function), up to a factor; the weighted mean is 0."""
     hits_X, whole_X = _sums(kinds)
-    counts_M = [max(np.count_nonzero(side), 1) for side in np.split(whole_X, kinds.models)]
-    signs_M = [1.0] if kinds.models == 1 else [-1.0, 1.0]
-    each_X = np.repeat(np.divide(signs_M, counts_M), len(whole_X) // kinds.models)
+    counts_M = np.count_nonzero(whole_X.reshape(kinds.models, -1), axis=1)
+    signs_M = np.array([1.0] if kinds.models == 1 else [-1.0, 1.0])
+    each_X = np.repeat(signs_M / np.maximum(counts_M, 1), len(whole_X) // kinds.models)
     scale_X = np.divide(each_X, whole_X, out=np.zeros(len(whole_X)), where=whole_X > 0)
     pull_X = np.divide(2 * hits_X * scale_X, whole_X, out=np.zeros(len(whole_X)), where=whole_X > 0)
     return np.asarray(2 * (kinds.hits_PX @ scale_X) - kinds.whole_PX @ pull_X, dtype=np.float64)
