@@ -19,45 +19,51 @@ TAIL = """## What `--json` prints
 One line on standard output; nothing at all when the command fails. Undefined figures are `null`. Fields may be added.
 
 - `fit`: `run`, `backbone`, `strategy` (of the model; of `auto` the one that it kept), `asked` (the strategy that was asked
-  for), `features`, `l2`, `classes`, `images` {`train`, `test`, `rejected`}, `test` {`accuracy` {`value`, `low`, `high`, `n`},
-  `macro_f1`, `nll`, `ece`, `baseline`} (null with `--test none`), `cross_validation` (the same; where something was trained,
-  on its validation images: one fold of the training images), `training` (null where nothing was trained) {`what`, `epochs`
-  (how many were run), `chosen` (the epoch that was kept; 0: the start), `share` (of the way from the start to that epoch),
-  `refitted` (whether the same was done again on all training images), `gain` (in accuracy, over the solved head on the same
-  validation images), `gain_se` (its paired standard error), `validation` (how many images)}, `compared` (null unless `auto`
-  was asked for) [{`strategy`, `accuracy`, `nll`, `gain` (in nats, over the solved head), `gain_se`, `seconds`, `kept`, `note`
-  (why it was left out, or null)}], `seconds` {`features`, `head`, `total` and the other steps}, `engine`, `cache` {`hits`,
-  `misses`}, `report`, `calibration` {`temperature`, `on`, `images`, `nll_before`, `nll_after`, `ece_before`, `ece_after`},
-  `abstain` {`confidence`, `distance` (thresholds, null where there is none), `max_error`, `asked_coverage` (what was asked
-  for), `on`, `covered`, `error_answered`, `error_all`}. `features` and `l2` are always those of the solved head. With
-  `--resume` on a run that is finished: `run` and `finished` (true), nothing else
-- `evaluate`: `n`, `accuracy` {`value`, `low`, `high`, `n`}, `macro_f1`, `nll`, `ece`, `baseline`, `per_class` [{`class`,
-  `precision`, `recall`, `f1`, `support`, `predicted`}], `confusion` (rows are the true classes; null for several labels per
-  image), `classes`, `abstain` (as above, on these images), `rejected` (how many), `rejected_images` [{`path`, `code`,
-  `reason`}]
+  for), `features`, `l2`, `classes`, `images` {`train`, `test`, `rejected`}, `test` {`accuracy` {`value`, `low`, `high`,
+  `n`}, `macro_f1`, `nll`, `ece`, `baseline`, `intervals` {`macro_f1`, `nll`, `ece`: each {`value`, `low`, `high`, `n`}}}
+  (null with `--test none`), `cross_validation` (the same; where something was trained, on its validation images: one fold of
+  the training images), `training` (null where nothing was trained) {`what`, `epochs` (how many were run), `chosen` (the
+  epoch that was kept; 0: the start), `share` (of the way from the start to that epoch), `refitted` (whether the same was
+  done again on all training images), `gain` (in accuracy, over the solved head on the same validation images), `gain_se`
+  (its paired standard error), `validation` (how many images)}, `compared` (null unless `auto` was asked for) [{`strategy`,
+  `accuracy`, `nll`, `gain` (in nats, over the solved head), `gain_se`, `seconds`, `kept`, `note` (why it was left out, or
+  null)}], `seconds` {`features`, `head`, `total` and the other steps}, `engine`, `cache` {`hits`, `misses`}, `report`,
+  `calibration` {`temperature`, `on`, `images`, `nll_before`, `nll_after`, `ece_before`, `ece_after`}, `abstain`
+  {`confidence`, `distance` (thresholds, null where there is none), `max_error`, `asked_coverage` (what was asked for), `on`,
+  `covered`, `error_answered`, `error_all`}. `features` and `l2` are always those of the solved head. With `--resume` on a
+  run that is finished: `run` and `finished` (true), nothing else
+- `evaluate`: `n`, `accuracy` {`value`, `low`, `high`, `n`}, `macro_f1`, `nll`, `ece`, `baseline`, `intervals` (as of `fit`),
+  `per_class` [{`class`, `precision`, `recall`, `f1`, `support`, `predicted`, `intervals` {`precision`, `recall`}}],
+  `confusion` (rows are the true classes; null for several labels per image), `classes`, `abstain` (as above, on these
+  images), `rejected` (how many), `rejected_images` [{`path`, `code`, `reason`}]
+- `compare`: `comparisons`, one for each run after the first [{`runs` (the two), `parts` ("test", "validation" or
+  "cross-validation"), `images` (that both answered), `alone` (how many only one has), `scores` (of each on those images, as
+  of `fit`), `difference` {`accuracy`, `macro_f1`, `nll`: the second's less the first's, each {`value`, `low`, `high`, `n`}},
+  `p_value`, `better` (a run, or null where chance explains the difference), `verdict`, `right_alone` (for each the names of
+  the images that it alone answered right), `notes`}]
 - `predict`: one line per input: `path`, `status` ("ok" or "failed"), `reason` (null when ok), `predictions` [{`class`,
-  `probability`}], best first, `abstained` (whether the answer should not be relied on), `why` (null where it may), `distance`
-  (from the images it was fitted on: 1 is usual for new ones; null where none is measured); with
-  `--explain` also `explanation`, the path of the picture (null where there is none)
+  `probability`}], best first, `abstained` (whether the answer should not be relied on), `why` (null where it may),
+  `distance` (from the images it was fitted on: 1 is usual for new ones; null where none is measured); with `--explain` also
+  `explanation`, the path of the picture (null where there is none)
 - `inspect`: `source`, `weights`, `strategy`, `classes` (null: its own head), `head` [{`path`, `kind`, `in_features`,
-  `out_features`, `found_by`, `role` ("main" or "auxiliary")}], `stages` [{`name`, `parameters`, `trainable`, `shape` (without
-  N), `layout`, `stride` (of maps), `number` (from the end; null for one of pooling, normalisation or activation alone)}],
-  `others` [{`name`,
-  `parameters`, `trainable`, `kind`}] (heads and all that is in no stage), `parameters` {`total`, `trainable`}, `preprocess`,
-  `megabytes`, `gflops` (for one image; a multiply-add is two), `other_sizes` [{`pixels`, `takes`}], `notes`. Parameters are
-  counts; those of `stages` and `others`
-  add up to the total
+  `out_features`, `found_by`, `role` ("main" or "auxiliary")}], `stages` [{`name`, `parameters`, `trainable`, `shape`
+  (without N), `layout`, `stride` (of maps), `number` (from the end; null for one of pooling, normalisation or activation
+  alone)}], `others` [{`name`, `parameters`, `trainable`, `kind`}] (heads and all that is in no stage), `parameters`
+  {`total`, `trainable`}, `preprocess`, `megabytes`, `gflops` (for one image; a multiply-add is two), `other_sizes`
+  [{`pixels`, `takes`}], `notes`. Parameters are counts; those of `stages` and `others` add up to the total
 - `backbones`: `backbones` [{`name`, `library`, `weights` (null: none are published), `default`, `on_disk`, `imagenet_top1`
   (per cent), `parameters`, `bytes`}], null where the library does not say; `known` (how many there are without a pattern)
 - `rank`: `recommended`, `best`, `images`, `folds`, `classes`, `baseline`, `backbones` [{`backbone`, `status` ("ok" or
-  "failed"), `reason`, `accuracy` {`value`, `error`}, `nll` {`value`, `error`}, `behind` {`value`, `error`}, `tied`, `features`,
-  `imagenet_top1`, `parameters`, `images_per_s`, `engine`, `cached`, `seconds`}], best first; each `error` is a standard error
-- `audit`: `images`, `unreadable` [{`path`, `code`, `reason`}], `copies` [{`names`, `labels`, `parts` (each in the same order),
-  `sameness` ("file", "pixels" or "altered"), `change`, `across_classes`, `across_parts`}], `leak` (null, or `names` of test
-  images with their `twins` among the training images, and the scores `without` them), `suspects` [{`name`, `label`,
-  `suggested`, `given`, `instead`, `part`, `wrong`}] (probabilities; `wrong`: that the label is), `wrong_labels` (the expected
-  share), `mixed` [{`one`, `other`, `accuracy`}], `outliers` [{`name`, `label`, `distance`}], `odd` [{`name`, `label`, `code`,
-  `reason`}], `shortcuts` [{`what`, `accuracy`, `baseline`, `words`}], `imbalance`, `kept_together`, `seconds`, `fix_list`
+  "failed"), `reason`, `accuracy` {`value`, `error`}, `nll` {`value`, `error`}, `behind` {`value`, `error`}, `tied`,
+  `features`, `imagenet_top1`, `parameters`, `images_per_s`, `engine`, `cached`, `seconds`}], best first; each `error` is a
+  standard error
+- `audit`: `images`, `unreadable` [{`path`, `code`, `reason`}], `copies` [{`names`, `labels`, `parts` (each in the same
+  order), `sameness` ("file", "pixels" or "altered"), `change`, `across_classes`, `across_parts`}], `leak` (null, or `names`
+  of test images with their `twins` among the training images, and the scores `without` them), `suspects` [{`name`, `label`,
+  `suggested`, `given`, `instead`, `part`, `wrong`}] (probabilities; `wrong`: that the label is), `wrong_labels` (the
+  expected share), `mixed` [{`one`, `other`, `accuracy`}], `outliers` [{`name`, `label`, `distance`}], `odd` [{`name`,
+  `label`, `code`, `reason`}], `shortcuts` [{`what`, `accuracy`, `baseline`, `words`}], `imbalance`, `kept_together`,
+  `seconds`, `fix_list`
 - `extend`: what `fit` prints
 - `report`: `run`, and where its files are: `report` (the page), `json` (for programs), `card` (README.md)
 - `cache list`: `folder`, `tables` [{`name`, `rows`, `bytes`, `description`}], `datasets` [{`name`, `images`, `bytes`}];
@@ -104,8 +110,8 @@ All backbones see the same part of the training images: by class, with groups wh
 larger one. The split is that of `fit` with the same options, and its test images are not looked at. On the frozen features of
 each a head is solved as in `fit`, and every image is answered by heads that did not see it.
 
-- `nll` is the negative log-likelihood of the true classes in nats per image, and what backbones are ordered by: it tells them
-  apart on fewer images than the accuracy does, which counts only whether the first answer is right.
+- `nll` is the negative log-likelihood of the true classes in nats per image, and what backbones are ordered by: it tells
+  them apart on fewer images than the accuracy does, which counts only whether the first answer is right.
 - `behind` is by how much it is more than the best one's. Its standard error is that of the differences on the same images,
   which is far smaller than the two errors apart would suggest; images of one group count as one draw.
 - A backbone is as good as the best unless it is behind by more than two of those errors, about a 95 % interval. The folds share
@@ -113,6 +119,18 @@ each a head is solved as in `fit`, and every image is answered by heads that did
 - Of those as good as the best, the one with the fewest parameters is recommended.
 - `top-1` is the accuracy on ImageNet that the library states. `img/s` is the speed of the network alone on this machine, as
   measured when its engine was chosen. Features stay in the cache: `fit` with the backbone that is chosen finds them there.
+
+## How `compare` decides
+
+Both runs answered the same images, so what tells them apart is the images that one of them alone answers right.
+
+- `accuracy` is the difference of the shares right, with Tango's score interval for paired proportions. A run is called
+  better where that interval leaves 0 out and McNemar's exact test gives less than 0.05.
+- Where images belong to groups, a group counts as one draw, in the intervals and in the test.
+- Runs that have a test are compared on it; one that has none on its validation images, or its cross-validation, and a note
+  says so: those answers helped to choose the run. Images that only one of the two has are left out, with a note.
+- Of more than two runs each is compared with the first. Nothing is corrected for that: of twenty comparisons of equals about
+  one comes out as a difference.
 
 ## Rows of `predict`
 
@@ -131,9 +149,9 @@ the status `failed` and a reason, and the exit code is then 5; it is 3 where the
 - `--resume` goes on after an interruption, a full disk or a kill, with the same inputs and options. What is there is
   checked: the header, each path, and one image asked again. On the same machine the file ends with the same bytes as if
   nothing had happened.
-- `--explain DIR` writes for every image a JPEG of what spoke for the best answer ([how to read it](explain.md)). DIR has to be
-  new or empty, unless `--resume` or `--overwrite`, which replace pictures of the same images and nothing else. A picture is
-  named after its image and a digest of the path as it was given: each path has its own, the same in every run.
+- `--explain DIR` writes for every image a JPEG of what spoke for the best answer ([how to read it](explain.md)). DIR has to
+  be new or empty, unless `--resume` or `--overwrite`, which replace pictures of the same images and nothing else. A picture
+  is named after its image and a digest of the path as it was given: each path has its own, the same in every run.
 """
 
 

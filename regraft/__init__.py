@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from regraft.api import audit, extend, fit
     from regraft.backbone.structure import inspect
+    from regraft.comparing import compare
     from regraft.errors import (
         BackboneNotFound,
         DataUnusable,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         SavedModelRefused,
         UsageError,
     )
+    from regraft.evaluate.paired import Comparison
     from regraft.evidence.explain import explain
     from regraft.findings import Audit
     from regraft.fitted import Fitted, pretrained
@@ -40,6 +42,7 @@ __all__ = [
     "Audit",
     "Auto",
     "BackboneNotFound",
+    "Comparison",
     "Data",
     "DataUnusable",
     "Diverged",
@@ -69,6 +72,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "audit",
+    "compare",
     "explain",
     "extend",
     "fit",
@@ -82,6 +86,7 @@ __all__ = [
 _HOMES = {
     "regraft.api": ("audit", "extend", "fit"),
     "regraft.backbone.structure": ("inspect",),
+    "regraft.comparing": ("compare",),
     "regraft.errors": (
         "BackboneNotFound",
         "DataUnusable",
@@ -93,6 +98,7 @@ _HOMES = {
         "SavedModelRefused",
         "UsageError",
     ),
+    "regraft.evaluate.paired": ("Comparison",),
     "regraft.evidence.explain": ("explain",),
     "regraft.findings": ("Audit",),
     "regraft.fitted": ("Fitted", "pretrained"),

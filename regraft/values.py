@@ -81,7 +81,8 @@ class Split:
 class Predictions:
     """Logits of N images in the order of `classes`, with the truth where it is known.
 
-    `targets` is (N,) class indices, or (N, K) booleans for multi-label data, or None.
+    `targets` is (N,) class indices, or (N, K) booleans for multi-label data, or None. `groups` names for each image what it was
+    drawn with (a patient, a video), itself where it stands alone; None where all do. Intervals go by it.
     """
 
     names: tuple[str, ...]
@@ -89,11 +90,15 @@ class Predictions:
     logits_NK: FloatArray
     targets: NDArray[np.int64] | NDArray[np.bool_] | None
     multi_label: bool = False
+    groups: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """An estimate and its 95 % interval, all in 0..1 for proportions; `n` is what it was estimated from."""
+    """An estimate and its 95 % interval, all in 0..1 for proportions; `n` is what it was estimated from.
+
+    Ends are NaN where there is too little to tell.
+    """
 
     value: float
     low: float
@@ -114,10 +119,19 @@ class ClassScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreIntervals:
+    """The figures of `Scores` that are no proportions, each with its 95 % interval."""
+
+    macro_f1: Interval
+    nll: Interval
+    ece: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
     """How good predictions are. Undefined figures (no image of a class) are NaN, and left out of means.
 
-    `nll` is the mean negative log-likelihood in nats; `ece` the expected calibration error, binning in `evaluate.metrics`;
+    `nll` is the mean negative log-likelihood in nats; `ece` the expected calibration error, binning in `evaluate.calibration`;
     `baseline` the accuracy of always answering the largest class. For multi-label data `accuracy` is the share of
     images with every label right, and `confusion_KK` is None.
     """
@@ -127,6 +141,7 @@ class Scores:
     macro_f1: float
     nll: float
     ece: float
+    intervals: ScoreIntervals
     baseline: float
     per_class: tuple[ClassScore, ...]
     confusion_KK: NDArray[np.int64] | None

@@ -36,6 +36,7 @@ from regraft.values import (
     Predictions,
     Rejected,
     RunSummary,
+    ScoreIntervals,
     Scores,
 )
 
@@ -48,10 +49,16 @@ def scores(n: int, nll: float = 0.3) -> Scores:
     per_class = tuple(
         ClassScore(name=name, precision=0.5, recall=0.5, f1=float("nan"), support=n, predicted=n) for name in CLASSES
     )
+    unknown = Interval(value=float("nan"), low=float("nan"), high=float("nan"), n=n)
+    intervals = ScoreIntervals(
+        macro_f1=unknown,
+        nll=Interval(value=nll, low=nll - 0.1, high=nll + 0.1, n=n),
+        ece=Interval(value=0.02, low=0.0, high=0.05, n=n),
+    )
     confusion = np.arange(9, dtype=np.int64).reshape(3, 3)
     return Scores(
-        n=n, accuracy=accuracy, macro_f1=float("nan"), nll=nll, ece=0.02, baseline=0.4, per_class=per_class,
-        confusion_KK=confusion, classes=CLASSES,
+        n=n, accuracy=accuracy, macro_f1=float("nan"), nll=nll, ece=0.02, intervals=intervals, baseline=0.4,
+        per_class=per_class, confusion_KK=confusion, classes=CLASSES,
     )  # fmt: skip
 
 
@@ -189,7 +196,9 @@ def test_fit_prints_the_fields_that_scripts_rely_on(run: Run) -> None:
     assert fields["images"] == {"train": 80, "test": 20, "rejected": 1}
     assert fields["test"]["accuracy"] == {"value": 0.75, "low": 0.6, "high": 0.85, "n": 20}
     assert fields["test"]["macro_f1"] is None
-    assert set(fields["cross_validation"]) == set(fields["test"]) >= {"accuracy", "macro_f1", "nll", "ece"}
+    assert set(fields["cross_validation"]) == set(fields["test"]) >= {"accuracy", "macro_f1", "nll", "ece", "intervals"}
+    assert fields["test"]["intervals"]["ece"] == {"value": 0.02, "low": 0.0, "high": 0.05, "n": 20}
+    assert fields["test"]["intervals"]["macro_f1"] == {"value": None, "low": None, "high": None, "n": 20}
     assert fields["seconds"] == {"features": 1.0, "head": 2.0, "total": 3.5}
     assert fields["cache"] == {"hits": 1, "misses": 99}
     assert (fields["run"], fields["report"]) == ("runs/photos", "runs/photos/report.html")
@@ -412,6 +421,10 @@ def test_evaluate_prints_its_fields(run: Run, library: Library) -> None:
     assert (fields["n"], fields["rejected"], fields["macro_f1"]) == (20, 1, None)
     assert fields["confusion"] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert [item["class"] for item in fields["per_class"]] == list(CLASSES)
+    recall = fields["per_class"][0]["intervals"]["recall"]
+    assert (recall["value"], recall["n"]) == (0.5, 20)
+    assert recall["low"] < 0.5 < recall["high"]
+    assert set(fields["intervals"]) == {"macro_f1", "nll", "ece"}
     assert "a note" in err
     assert "ends early" in err
 
@@ -422,6 +435,8 @@ def test_evaluate_prints_a_table_that_cannot_reach_the_terminal(run: Run) -> Non
     assert "[bold]cat" in out
     assert "undefined" in out
     assert "75.0 % (95 % interval 60.0 to 85.0 %)" in out.splitlines()[-1]
+    assert "2.0 % (95 % interval 0.0 to 5.0 %)" in out
+    assert "0.300 (95 % interval 0.200 to 0.400)" in out
     assert "\x1b" not in out + err
 
 

@@ -15,7 +15,7 @@ from regraft.artifact import load as load_module
 from regraft.artifact.canonical import canonical, parse_object
 from regraft.data import preprocess
 from regraft.errors import SavedModelRefused
-from regraft.values import Interval, Scores
+from regraft.values import Interval, ScoreIntervals, Scores
 
 
 @pytest.fixture
@@ -62,12 +62,14 @@ def test_the_preprocessing_survives(run: Path) -> None:
 
 
 def test_scores_become_a_record_without_nan() -> None:
+    unknown = Interval(value=float("nan"), low=float("nan"), high=float("nan"), n=3)
     scores = Scores(
         n=3,
         accuracy=Interval(value=np.float64(2 / 3), low=-1e-17, high=1.0000000000000002, n=3),
         macro_f1=float("nan"),
         nll=np.float64(0.5),
         ece=0.1,
+        intervals=ScoreIntervals(macro_f1=unknown, nll=unknown, ece=unknown),
         baseline=0.4,
         per_class=(),
         confusion_KK=None,

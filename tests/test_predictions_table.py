@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,13 @@ def test_what_is_read_equals_what_was_written(tmp_path: Path, multi_label: bool)
     for name, part in parts.items():
         assert_equal(read[name], part)
         assert repr(score(read[name])) == repr(score(part))
+
+
+def test_groups_survive_beside_a_part_without_any(tmp_path: Path) -> None:
+    grouped = replace(make(12), groups=tuple(f"patient\n{i // 3}" for i in range(12)))
+    write_predictions(tmp_path / "p.parquet", {"test": grouped, "validation": make(5, seed=1)})
+    read = read_predictions(tmp_path / "p.parquet")
+    assert (read["test"].groups, read["validation"].groups) == (grouped.groups, None)
 
 
 def test_an_empty_part_and_missing_truth_survive(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from regraft.errors import UsageError
 from regraft.evaluate import mistakes, score
 from regraft.evaluate.interval import wilson
+from regraft.evaluate.metrics import precision_interval, recall_interval
 from regraft.evaluate.probability import confidences, decisions, right
 from regraft.findings import Audit, Leak
 from regraft.report import gather, write_report
@@ -183,6 +184,18 @@ def test_the_first_words_say_how_good_it_is_on_untouched_images(tmp_path: Path) 
         "The data's own test folder",
     ):
         assert needed in page.text
+
+
+def test_every_figure_stands_beside_its_interval(tmp_path: Path) -> None:
+    test = make_predictions(381)
+    page, scores = report(tmp_path, test, make_predictions(500, seed=1)), score(test)
+    macro_f1, ece, nll = scores.intervals.macro_f1, scores.intervals.ece, scores.intervals.nll
+    assert f"{100 * macro_f1.low:.1f} to {100 * macro_f1.high:.1f} %" in page.text
+    assert f"{100 * ece.low:.1f} to {100 * ece.high:.1f} %" in page.text
+    assert f"{nll.low:.3f} to {nll.high:.3f} nats per image" in page.text
+    for row in scores.per_class:
+        for interval in (recall_interval(row), precision_interval(row)):
+            assert f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %" in page.text
 
 
 def test_nothing_is_fetched_and_no_script_runs(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Everything that an audit looks for, from what one pass over the images left behind."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,10 +117,11 @@ def _leak(copies: tuple[Copies, ...], names: Sequence[str], tested: Predictions 
 def _of(predictions: Predictions, rows_N: NDArray[np.bool_]) -> Predictions:
     """Those of some images."""
     assert predictions.targets is not None
-    return Predictions(
-        names=tuple(name for name, kept in zip(predictions.names, rows_N, strict=True) if kept),
-        classes=predictions.classes,
+    rows = [int(row) for row in np.flatnonzero(rows_N)]
+    return replace(
+        predictions,
+        names=tuple(predictions.names[row] for row in rows),
         logits_NK=predictions.logits_NK[rows_N],
         targets=predictions.targets[rows_N],
-        multi_label=predictions.multi_label,
+        groups=None if predictions.groups is None else tuple(predictions.groups[row] for row in rows),
     )

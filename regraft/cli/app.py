@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli import audit, backbones, cache, doctor, evaluate, extend, fit, inspect, predict, rank, report
+from regraft.cli import audit, backbones, cache, compare, doctor, evaluate, extend, fit, inspect, predict, rank, report
 
 app = typer.Typer(
     name="regraft",
@@ -42,6 +42,7 @@ def regraft(
 
 app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("audit")(audit.audit)
 app.command("extend")(extend.extend)

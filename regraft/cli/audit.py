@@ -104,10 +104,10 @@ def audit(
 
 def audit_fields(found: "Audit", rejected: Sequence["Rejected"]) -> dict[str, Any]:
     """What `regraft audit --json` prints; the names are fixed in docs/cli.md."""
-    from regraft.cli.show import scores_fields
+    from regraft.cli.show import figures
 
     leak = found.leak
-    without = scores_fields(leak.scores_without) if leak and leak.scores_without else None
+    without = figures(leak.scores_without) if leak and leak.scores_without else None
     return {
         "images": found.images,
         "unreadable": [{"path": str(item.path), "code": item.code, "reason": item.reason} for item in rejected],

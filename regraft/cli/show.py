@@ -48,17 +48,23 @@ def print_line(text: str = "") -> None:
     print(printable(text))
 
 
-def _interval(interval: "Interval") -> dict[str, Any]:
+def interval_fields(interval: "Interval") -> dict[str, Any]:
     return {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
 
 
-def scores_fields(scores: "Scores") -> dict[str, Any]:
+def figures(scores: "Scores") -> dict[str, Any]:
+    """The main scores as `--json` prints them; those that are no proportion stand beside their intervals as plain numbers."""
     return {
-        "accuracy": _interval(scores.accuracy),
+        "accuracy": interval_fields(scores.accuracy),
         "macro_f1": scores.macro_f1,
         "nll": scores.nll,
         "ece": scores.ece,
         "baseline": scores.baseline,
+        "intervals": {
+            "macro_f1": interval_fields(scores.intervals.macro_f1),
+            "nll": interval_fields(scores.intervals.nll),
+            "ece": interval_fields(scores.intervals.ece),
+        },
     }
 
 
@@ -73,8 +79,8 @@ def fit_fields(summary: "RunSummary") -> dict[str, Any]:
         "l2": summary.head.l2,
         "classes": summary.classes,
         "images": {"train": summary.train, "test": summary.test, "rejected": len(summary.rejected)},
-        "test": scores_fields(summary.test_scores) if summary.test_scores else None,
-        "cross_validation": scores_fields(summary.cross_validation),
+        "test": figures(summary.test_scores) if summary.test_scores else None,
+        "cross_validation": figures(summary.cross_validation),
         "calibration": asdict(summary.calibrated) if summary.calibrated else None,
         "abstain": abstain_fields(summary.abstain) if summary.abstain else None,
         "training": _training_fields(summary.history) if summary.history else None,
@@ -94,9 +100,9 @@ def abstain_fields(rule: "AbstainRule") -> dict[str, Any]:
         "max_error": rule.max_error,
         "asked_coverage": rule.coverage,
         "on": rule.on,
-        "covered": _interval(rule.covered),
-        "error_answered": _interval(rule.error_answered),
-        "error_all": _interval(rule.error_all),
+        "covered": interval_fields(rule.covered),
+        "error_answered": interval_fields(rule.error_answered),
+        "error_all": interval_fields(rule.error_all),
     }
 
 
@@ -131,7 +137,7 @@ def evaluate_fields(evaluation: "Evaluation") -> dict[str, Any]:
     scores = evaluation.scores
     return {
         "n": scores.n,
-        **scores_fields(scores),
+        **figures(scores),
         "per_class": [_class_fields(item) for item in scores.per_class],
         "confusion": None if scores.confusion_KK is None else scores.confusion_KK.tolist(),
         "classes": scores.classes,
@@ -142,6 +148,9 @@ def evaluate_fields(evaluation: "Evaluation") -> dict[str, Any]:
 
 
 def _class_fields(item: "ClassScore") -> dict[str, Any]:
+    from regraft.evaluate.metrics import precision_interval, recall_interval
+
+    precision, recall = precision_interval(item), recall_interval(item)
     return {
         "class": item.name,
         "precision": item.precision,
@@ -149,6 +158,7 @@ def _class_fields(item: "ClassScore") -> dict[str, Any]:
         "f1": item.f1,
         "support": item.support,
         "predicted": item.predicted,
+        "intervals": {"precision": interval_fields(precision), "recall": interval_fields(recall)},
     }
 
 
@@ -166,9 +176,15 @@ def size_text(count: int) -> str:
 
 
 def interval_text(interval: "Interval") -> str:
-    """'94.2 % (95 % interval 91.0 to 96.3 %)'."""
+    """'94.2 % (95 % interval 91.0 to 96.3 %)'; without the interval where there is none."""
+    if not math.isfinite(interval.low + interval.high):
+        return percent(interval.value)
     low, high = f"{100 * interval.low:.1f}", f"{100 * interval.high:.1f}"
     return f"{percent(interval.value)} (95 % interval {low} to {high} %)"
+
+
+def _nats(interval: "Interval") -> str:
+    return f"{interval.value:.3f} (95 % interval {interval.low:.3f} to {interval.high:.3f})"
 
 
 def print_fit(summary: "RunSummary") -> None:
@@ -291,9 +307,9 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     print_pairs(
         [
             ("baseline", _baseline_text(scores)),
-            ("macro F1", percent(scores.macro_f1)),
-            ("neg. log-likelihood", f"{scores.nll:.3f}"),
-            ("calibration error", percent(scores.ece)),
+            ("macro F1", interval_text(scores.intervals.macro_f1)),
+            ("neg. log-likelihood", _nats(scores.intervals.nll)),
+            ("calibration error", interval_text(scores.intervals.ece)),
             *([("none of these", abstain_words(evaluation.abstain))] if evaluation.abstain else []),
             ("accuracy", f"{interval_text(scores.accuracy)} on {scores.n:,} images{right}"),
         ]

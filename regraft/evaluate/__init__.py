@@ -2,7 +2,8 @@
 
 from regraft.evaluate.calibration import ECE_BINS, ReliabilityBin, expected_calibration_error, reliability
 from regraft.evaluate.interval import bootstrap, wilson
-from regraft.evaluate.metrics import macro_f1_interval, score
+from regraft.evaluate.macro_f1 import macro_f1_interval
+from regraft.evaluate.metrics import score
 from regraft.evaluate.mistakes import Mistake, mistakes
 from regraft.evaluate.probability import probabilities
 from regraft.evaluate.table import read_predictions, write_predictions

@@ -8,30 +8,38 @@ F1: those answers are mistakes.
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.evaluate.calibration import expected_calibration_error
-from regraft.evaluate.interval import bootstrap, wilson
+from regraft.evaluate.calibration import calibration_error_interval
+from regraft.evaluate.compare import mean_interval
+from regraft.evaluate.interval import share_interval, wilson
+from regraft.evaluate.macro_f1 import macro_f1_interval
 from regraft.evaluate.probability import Targets, decisions, known_truth, negative_log_likelihoods, right
-from regraft.values import ClassScore, Interval, Predictions, Scores
+from regraft.values import ClassScore, Interval, Predictions, ScoreIntervals, Scores
 
 
 def score(predictions: Predictions) -> Scores:
     """All scores of labelled predictions.
 
     `nll` is in nats per image (multi-label: per image and label); `ece` is defined in `evaluate.calibration`; `confusion_KK`
-    counts truth by row and answer by column. `baseline` is the share of the commonest truth among these images.
+    counts truth by row and answer by column. `baseline` is the share of the commonest truth among these images. Intervals take
+    images of one group for one draw: `share_interval`, `macro_f1_interval`, `mean_interval` and `calibration_error_interval`.
     Raises DataUnusable without labelled images or with logits that are not finite.
     """
     truth = known_truth(predictions)
     answers = decisions(predictions)
     n, classes = len(truth), predictions.classes
     hits_K, support_K, predicted_K = _counts(truth, answers, len(classes))
-    f1_K = _share(2 * hits_K, support_K + predicted_K)
+    intervals = ScoreIntervals(
+        macro_f1=macro_f1_interval(predictions),
+        nll=mean_interval(negative_log_likelihoods(predictions, truth), predictions.groups),
+        ece=calibration_error_interval(predictions),
+    )
     return Scores(
         n=n,
-        accuracy=wilson(int(np.count_nonzero(right(truth, answers))), n),
-        macro_f1=_mean(f1_K),
-        nll=float(negative_log_likelihoods(predictions, truth).mean()),
-        ece=expected_calibration_error(predictions),
+        accuracy=share_interval(right(truth, answers), predictions.groups),
+        macro_f1=intervals.macro_f1.value,
+        nll=intervals.nll.value,
+        ece=intervals.ece.value,
+        intervals=intervals,
         baseline=_commonest(truth) / n,
         per_class=_class_scores(classes, hits_K, support_K, predicted_K),
         confusion_KK=None if predictions.multi_label else confusion(truth, answers, len(classes)),
@@ -45,15 +53,14 @@ def confusion(truth_N: Targets, answers_N: Targets, classes: int) -> NDArray[np.
     return np.bincount(cells_N, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
 
 
-def macro_f1_interval(predictions: Predictions, *, seed: int = 0, resamples: int = 1000) -> Interval:
-    """Macro F1 with its bootstrap interval over the images. Raises DataUnusable as `score` does."""
-    truth, answers, classes = known_truth(predictions), decisions(predictions), len(predictions.classes)
+def precision_interval(row: ClassScore) -> Interval:
+    """The precision of a class with its Wilson interval, as if each image had been drawn alone."""
+    return wilson(round(row.precision * row.predicted) if row.predicted else 0, row.predicted)
 
-    def macro_f1(rows: NDArray[np.int64]) -> float:
-        hits_K, support_K, predicted_K = _counts(truth[rows], answers[rows], classes)
-        return _mean(_share(2 * hits_K, support_K + predicted_K))
 
-    return bootstrap(macro_f1, len(truth), seed=seed, resamples=resamples)
+def recall_interval(row: ClassScore) -> Interval:
+    """The recall of a class with its Wilson interval, as if each image had been drawn alone."""
+    return wilson(round(row.recall * row.support) if row.support else 0, row.support)
 
 
 def _counts(truth: Targets, answers: Targets, classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -88,11 +95,6 @@ def _class_scores(
 
 def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def _commonest(truth: Targets) -> int:

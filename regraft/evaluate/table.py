@@ -1,7 +1,8 @@
 """Predictions as a Parquet table: whoever has it can recompute every score without torch, the network or the images.
 
 One row per image: `path` (its name), `part`, `label`, `predicted` (lists for multi-label data), `confidence`, `correct` and
-`logits` (a fixed-size list, in their own precision, so that recomputed scores are equal). Classes are in the schema's metadata.
+`logits` (a fixed-size list, in their own precision, so that recomputed scores are equal); where images belong to groups also
+`group`. Classes are in the schema's metadata.
 pyarrow is imported where it is used: scores alone should not wait for it.
 """
 
@@ -94,7 +95,12 @@ def _to_table(parts: Mapping[str, Predictions]) -> "pa.Table":
         "classes": classes,
         "multi_label": multi_label,
         "parts": {
-            name: {"dtype": str(part.logits_NK.dtype), "labelled": part.targets is not None} for name, part in parts.items()
+            name: {
+                "dtype": str(part.logits_NK.dtype),
+                "labelled": part.targets is not None,
+                **({"grouped": True} if part.groups is not None else {}),
+            }
+            for name, part in parts.items()
         },
     }
     tables = [pa.table(_columns(name, part)) for name, part in parts.items()]
@@ -109,8 +115,8 @@ def _columns(part: str, predictions: Predictions) -> dict[str, "pa.Array"]:
     answers, truth = decisions(predictions), predictions.targets
     label_type = pa.list_(pa.string()) if predictions.multi_label else pa.string()
     flat = pa.array(np.ascontiguousarray(predictions.logits_NK).ravel())
-    return {
-        "path": pa.array([name.encode("utf-8", "backslashreplace").decode() for name in predictions.names], pa.string()),
+    columns = {
+        "path": pa.array(_unicode(predictions.names), pa.string()),
         "part": pa.array([part] * n, pa.string()),
         "label": pa.array([None] * n if truth is None else _named(predictions, truth), label_type),
         "predicted": pa.array(_named(predictions, answers), label_type),
@@ -118,6 +124,11 @@ def _columns(part: str, predictions: Predictions) -> dict[str, "pa.Array"]:
         "correct": pa.array([None] * n if truth is None else right(truth, answers), pa.bool_()),
         "logits": pa.FixedSizeListArray.from_arrays(flat, width),
     }
+    return columns if predictions.groups is None else columns | {"group": pa.array(_unicode(predictions.groups), pa.string())}
+
+
+def _unicode(names: tuple[str, ...]) -> list[str]:
+    return [name.encode("utf-8", "backslashreplace").decode() for name in names]
 
 
 def _named(predictions: Predictions, targets: Any) -> list[Any]:
@@ -138,6 +149,7 @@ def _from_table(table: "pa.Table", described: dict[str, Any], part: str) -> Pred
         logits_NK=logits_NK.astype(np.dtype(how["dtype"])),
         targets=_targets(rows["label"].to_pylist(), classes, multi_label) if how["labelled"] else None,
         multi_label=multi_label,
+        groups=tuple(rows["group"].to_pylist()) if how.get("grouped") else None,
     )
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from regraft.evaluate import ECE_BINS, Mistake, macro_f1_interval, mistakes, reliability
+from regraft.evaluate import ECE_BINS, Mistake, mistakes, reliability
 from regraft.evaluate.calibration import chance_calibration_error
+from regraft.evaluate.metrics import precision_interval, recall_interval
 from regraft.report import text
 from regraft.report.abstention import abstain_words, answers_where, asked_words, coverage_figure
 from regraft.report.advice import to_fix, to_try
@@ -52,10 +53,10 @@ def _drawn(content: ReportContent, letters: int) -> str:
             summary=summary,
             scores=scores,
             multi_label=shown.multi_label,
+            grouped=shown.groups is not None,
             sentences=sentences(summary, shown),
             to_fix=to_fix(content.audit, summary.test_scores),
             to_try=to_try(content),
-            macro_f1=_macro_f1(shown),
             **_training(content, album),
             **_mistakes(content, album),
             **audit_context(content, album),
@@ -81,7 +82,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    names = ("percent", "span", "count", "counted", "seconds", "figure", "power", "plain", "lines", "short")
+    names = ("percent", "span", "count", "counted", "seconds", "figure", "power", "plain", "lines", "short", "ends")
     environment.filters.update({name: getattr(text, name) for name in names})
     return environment
 
@@ -89,11 +90,6 @@ def _environment() -> Environment:
 def _accuracies(summary: RunSummary) -> tuple[tuple[str, Any], ...]:
     crossed = (summary.judged_by, summary.cross_validation.accuracy)
     return (crossed,) if summary.test_scores is None else (("test", summary.test_scores.accuracy), crossed)
-
-
-def _macro_f1(shown: Predictions) -> Any:
-    # Fewer draws for many images: a second of waiting would buy a digit that nobody reads.
-    return macro_f1_interval(shown, resamples=1000 if len(shown.names) <= 5000 else 200)
 
 
 def _mistakes(content: ReportContent, album: Album) -> dict[str, Any]:
@@ -112,6 +108,8 @@ def _mistakes(content: ReportContent, album: Album) -> dict[str, Any]:
         "map_classes": MAP_CLASSES,
         "confusions": confusions(scores, CONFUSIONS),
         "per_class": hardest[:CLASS_ROWS],
+        "recall_interval": recall_interval,
+        "precision_interval": precision_interval,
         "taken_for": taken_for,
     }
 

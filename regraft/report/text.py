@@ -29,6 +29,11 @@ def span(interval: Interval) -> str:
     return f"{interval.low * 100:.1f} to {interval.high * 100:.1f}{NBSP}%"
 
 
+def ends(interval: Interval) -> str:
+    """The ends of an interval of a plain score: "0.241 to 0.389"."""
+    return f"{figure(interval.low)} to {figure(interval.high)}" if math.isfinite(interval.low + interval.high) else DASH
+
+
 def points(difference: float) -> str:
     """A difference of shares in percentage points, unsigned."""
     return f"{abs(difference) * 100:.1f}{NBSP}points"

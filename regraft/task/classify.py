@@ -30,7 +30,16 @@ def predictions_of(
         logits_NK=logits_NK,
         targets=targets_of(samples, classes, multi_label),
         multi_label=multi_label,
+        groups=groups_of(samples),
     )
+
+
+def groups_of(samples: Sequence[Sample]) -> tuple[str, ...] | None:
+    """What each image is drawn with: its group, itself where it has none; None where no image has one."""
+    if all(sample.group is None for sample in samples):
+        return None
+    # A name begins with no slash: no group is taken for an image.
+    return tuple(sample.group or f"/{sample.name}" for sample in samples)
 
 
 def top_classes(
