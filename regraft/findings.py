@@ -11,9 +11,10 @@ Sameness = Literal["file", "pixels", "altered"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alike:
-    """Two images that show the same: `change` says what was done to one ("flipped", "cropped", "re-encoded or resized").
+    """Two images that show the same.
 
-    `similarity` is the correlation of their pixels once the change is undone, 1 for equal ones.
+    `change` says what was done to one of them ("flipped, cropped", "resized", "encoded anew", "the same file"); `similarity` is
+    the correlation of their thumbnails once that is undone, 1 for equal ones.
     """
 
     one: str
@@ -28,7 +29,7 @@ class Copies:
     """Images that all show the same, directly or through one another.
 
     `names`, `labels` (each the labels of that image, joined) and `parts` ("train", "test") are in the same order. `sameness` is
-    the loosest of the pairs that tie them together.
+    the loosest of the pairs that tie them together, `change` what most of those underwent.
     """
 
     names: tuple[str, ...]
@@ -90,7 +91,7 @@ class Outlier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Odd:
-    """An image that may be of little use: `code` is "tiny", "blank", "blurred" or "extreme shape", `reason` is for people."""
+    """An image that may be of little use: `code` is stable ("tiny", "blank", "blurred", "extreme shape"), `reason` in words."""
 
     name: str
     label: str

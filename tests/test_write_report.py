@@ -20,11 +20,13 @@ from regraft.evaluate import mistakes, score
 from regraft.evaluate.interval import wilson
 from regraft.evaluate.metrics import precision_interval, recall_interval
 from regraft.evaluate.probability import confidences, decisions, right
+from regraft.evidence.mistaken import EVIDENCE_WORDS
 from regraft.findings import Audit, Leak
 from regraft.report import gather, write_report
 from regraft.report import summary as summary_module
 from regraft.report.abstention import risk_coverage
 from regraft.report.advice import to_fix, to_try
+from regraft.report.content import Overlays
 from regraft.report.summary import sentences
 from regraft.report.text import percent, plain, power, seconds, short
 from regraft.values import AbstainRule, Calibrated, EngineTiming, HeadChoice, Predictions, Rejected, RunSummary, Strength
@@ -309,21 +311,21 @@ def test_pictures_are_those_of_the_mistakes_within_the_budget(tmp_path: Path) ->
 def test_a_mistake_stands_with_the_evidence_for_its_answer(tmp_path: Path) -> None:
     test = make_predictions(381)
     first, second = mistakes(test, 2)
-    out = write_report(
+    overlays = Overlays(words=EVIDENCE_WORDS, pictures={first.name: picture("evidence"), second.name: b"<svg onload=x>"})
+    content = gather(
         make_summary(tmp_path, test, test),
         test=test,
         cross_validation=test,
         thumbnails={first.name: picture(""), second.name: picture("")},
-        out=tmp_path / "report.html",
-        evidence={first.name: picture("evidence"), second.name: b"<svg onload=x>"},
+        overlays=overlays,
     )
-    page = Page(out.read_text("utf-8"))
+    page = Page(write_report(content, tmp_path).page.read_text("utf-8"))
     assert [image["alt"] for image in page.attributes("img")] == [
         first.name,
-        f"where the evidence lies for {first.predicted[0]}",
+        f"what the answer was made from, of {first.name}",
         second.name,
     ]
-    assert "evidence for the wrong answer in colour" in page.text
+    assert "evidence for the wrong answer" in page.text
     assert "evidence" not in report(tmp_path, test, test).text
 
 

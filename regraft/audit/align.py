@@ -85,7 +85,8 @@ def move(images_PHW: Floats, shifts_P4: Floats) -> Floats:
     at_P2H = shifts_P4[:, 0::2, np.newaxis] + shifts_P4[:, 1::2, np.newaxis] * _places(side)
     at_P2H = np.clip((at_P2H + np.arange(side, dtype=np.float32) / side) * (side * _FINE), 0, (side - 1) * _FINE)
     weights = _weights(side)[np.rint(at_P2H).astype(np.intp)]
-    return weights[:, 0] @ images_PHW @ weights[:, 1].transpose(0, 2, 1)
+    moved: Floats = weights[:, 0] @ images_PHW @ weights[:, 1].transpose(0, 2, 1)
+    return moved
 
 
 def inverse(shifts_P4: Floats) -> Floats:
@@ -106,25 +107,26 @@ def difference(one_PHW: Floats, other_PHW: Floats) -> Difference:
     squares = (first - second) ** 2
     cells = first.shape[1] // 7
     worst = squares.reshape(len(first), 7, cells, 7, cells).mean(axis=(2, 4)).max(axis=(1, 2))
-    fine = [(image - around @ image @ around.T)[:, inner, inner] for image in (one_PHW, other_PHW)]
+    fine = [_fine(image, around)[:, inner, inner] for image in (one_PHW, other_PHW)]
     return Difference(
         whole=np.sqrt(squares.mean(axis=(1, 2))) / scale,
         worst=np.sqrt(worst) / scale,
         likeness=_correlation(first, second),
-        detail=_correlation(*fine),
+        detail=_correlation(fine[0], fine[1]),
     )
 
 
 def smooth(images_PHW: Floats, times: int) -> Floats:
     """Blurred by 1 2 1 along both sides, so many times."""
     blur = np.linalg.matrix_power(_binomial(images_PHW.shape[1]), times)
-    return blur @ images_PHW @ blur.T
+    blurred: Floats = blur @ images_PHW @ blur.T
+    return blurred
 
 
 def halve(images_PHW: Floats) -> Floats:
     """Half as large, each pixel the mean of four."""
     rows = images_PHW[:, ::2] + images_PHW[:, 1::2]
-    return (rows[:, :, ::2] + rows[:, :, 1::2]) / 4
+    return np.divide(rows[:, :, ::2] + rows[:, :, 1::2], 4, dtype=np.float32)
 
 
 def _inner(side: int) -> slice:
@@ -134,7 +136,8 @@ def _inner(side: int) -> slice:
 
 def _places(side: int) -> Floats:
     """The middle of each pixel in -1..1."""
-    return ((np.arange(side) + 0.5) * 2 / side - 1).astype(np.float32)
+    places: Floats = ((np.arange(side) + 0.5) * 2 / side - 1).astype(np.float32)
+    return places
 
 
 @lru_cache(maxsize=4)
@@ -145,7 +148,8 @@ def _weights(side: int) -> Floats:
     near = (1.5 * away - 2.5) * away**2 + 1
     far = ((2.5 - 0.5 * away) * away - 4) * away + 2
     weights = np.where(away < 1, near, np.where(away < 2, far, 0))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    rows: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return rows
 
 
 @lru_cache(maxsize=4)
@@ -156,11 +160,17 @@ def _binomial(side: int) -> Floats:
     return blur.astype(np.float32)
 
 
+def _fine(images_PHW: Floats, around: Floats) -> Floats:
+    """What lies above the mean of the surroundings."""
+    return np.subtract(images_PHW, around @ images_PHW @ around.T, dtype=np.float32)
+
+
 @lru_cache(maxsize=4)
 def _box(side: int) -> Floats:
     """The mean over five neighbours, as a matrix; fewer at the edges."""
     near = np.abs(np.subtract.outer(np.arange(side), np.arange(side))) <= 2
-    return (near / near.sum(axis=1, keepdims=True)).astype(np.float32)
+    box: Floats = (near / near.sum(axis=1, keepdims=True)).astype(np.float32)
+    return box
 
 
 def _level(values: Floats) -> Floats:

@@ -19,7 +19,7 @@ from regraft.data.look import Looks
 
 # Where these come from, and what they cost in copies missed: docs/measurements.md#copies
 NEAREST, LEAST_SPECTRUM, LEAST_COSINES = 5, 0.955, 0.75
-MOST_COARSE, MOST_MEAN = 0.5, 20.0
+MOST_MEAN = 20.0
 # Ways to turn an image that are as good as the best but for this are all tried: many things are nearly symmetric.
 _AS_GOOD = 0.02
 # Images whose thumbnail varies less than this, in levels, are blank: whatever is blank looks alike.
@@ -44,20 +44,22 @@ class Limit:
 class Level:
     """Images whose shortest side is `side` pixels or more. Both of a pair are blurred `blur` times before they are compared.
 
-    A copy that lies on its original as it is may differ by `still`, one that was cropped by `moved`: drawings of a series lie
-    on one another exactly and differ in one place, and a crop costs detail everywhere.
+    Pairs that differ by more than `coarse` at half the size are looked at no further. A copy that lies on its original as it is
+    may differ by `still`, one that was cropped by `moved`: drawings of a series lie on one another exactly and differ in one
+    place, and a crop costs detail everywhere.
     """
 
     side: int
+    coarse: float
     blur: int
     still: Limit
     moved: Limit
 
 
 LEVELS = (
-    Level(64, 0, Limit(0.14, 0.28, 0.98, 0.17), Limit(0.30, 0.65, 0.89, 0.50)),
-    Level(24, 1, Limit(0.10, 0.22, 0.97, 0.17), Limit(0.065, 0.15, 0.945, 0.30)),
-    Level(0, 4, Limit(0.10, 0.25, 0.955, 0.20), Limit(0.06, 0.13, 0.975, 0.30)),
+    Level(64, 0.5, 0, Limit(0.14, 0.28, 0.98, 0.17), Limit(0.30, 0.65, 0.89, 0.50)),
+    Level(24, 0.35, 1, Limit(0.10, 0.22, 0.97, 0.17), Limit(0.065, 0.15, 0.945, 0.30)),
+    Level(0, 0.35, 4, Limit(0.10, 0.25, 0.955, 0.20), Limit(0.06, 0.13, 0.975, 0.30)),
 )
 
 
@@ -88,7 +90,8 @@ class Compared:
 
         def limit_P(of: Callable[[Limit], float]) -> NDArray[np.float64]:
             still, moved = (np.array([of(limit) for limit in limits])[self.levels_P] for limits in _LIMITS)
-            return still + (moved - still) * share_P
+            between: NDArray[np.float64] = still + (moved - still) * share_P
+            return between
 
         grey = (self.grey.whole <= limit_P(lambda limit: limit.whole)) & (self.grey.worst <= limit_P(lambda limit: limit.worst))
         detail, colour = limit_P(lambda limit: limit.detail), limit_P(lambda limit: limit.colour)
@@ -120,21 +123,22 @@ def compare_nearest(looks: Looks) -> Compared:
         return _joined(list(blocks), varied)
 
 
-def compare(looks: Looks, pairs_P2: NDArray[np.intp], ways_P: NDArray[np.intp], *, most: float = MOST_COARSE) -> Compared:
-    """Pairs laid on each other at half the size, and those of them that then differ by at most `most` at full size."""
+def compare(looks: Looks, pairs_P2: NDArray[np.intp], ways_P: NDArray[np.intp]) -> Compared:
+    """Pairs laid on each other at half the size, and those of them that are then near at full size."""
     one, other = looks[pairs_P2[:, 0]], looks[pairs_P2[:, 1]]
     first, second = one["grey"].astype(np.float32), turn(other["grey"], ways_P).astype(np.float32)
     small, small_second = halve(first), halve(second)
     shifts_P4 = align(small, small_second, steps=2)
-    near = difference(small, move(small_second, shifts_P4)).whole <= most
-    one, other, first, second, shifts_P4 = one[near], other[near], first[near], second[near], shifts_P4[near]
+    levels_P = _levels_of(one, other)
+    near = difference(small, move(small_second, shifts_P4)).whole <= np.array([level.coarse for level in LEVELS])[levels_P]
+    one, other, first, second = one[near], other[near], first[near], second[near]
+    shifts_P4, levels_P = shifts_P4[near], levels_P[near]
     colours = one["colour"], turn(other["colour"], ways_P[near])
     # What shows less is laid on what shows more, so that it is made smaller, not larger, and loses no detail.
     swap = shifts_P4[:, 1] + shifts_P4[:, 3] < 0
     first, second = _swapped(first, second, swap)
     shifts_P4 = align(first, second, start_P4=np.where(swap[:, np.newaxis], inverse(shifts_P4), shifts_P4), steps=2)
     moved = move(second, shifts_P4)
-    levels_P = _levels_of(one, other)
     for index, level in enumerate(LEVELS):
         mine = levels_P == index
         first[mine], moved[mine] = smooth(first[mine], level.blur), smooth(moved[mine], level.blur)
@@ -156,7 +160,8 @@ def _swapped(one: NDArray[Any], other: NDArray[Any], swap_P: NDArray[np.bool_]) 
 def _levels_of(one: Looks, other: Looks) -> NDArray[np.intp]:
     """The level of each pair, by the shortest of its four sides."""
     sides = np.minimum(np.minimum(one["width"], one["height"]), np.minimum(other["width"], other["height"]))
-    return np.argmax(sides[:, np.newaxis] >= np.array([level.side for level in LEVELS]), axis=1)
+    levels: NDArray[np.intp] = np.argmax(sides[:, np.newaxis] >= np.array([level.side for level in LEVELS]), axis=1)
+    return levels
 
 
 def _colour_difference(one_PHWC: NDArray[np.uint8], other_PHWC: NDArray[np.uint8], shifts_P4: Floats) -> Floats:

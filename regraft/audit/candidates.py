@@ -101,7 +101,8 @@ def _nearest_of(start: int, variants: list[Int], rows: slice, nearest: int, leas
 def _centred(grey_NHW: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Levels less their mean, times the number of pixels: whole numbers."""
     levels = grey_NHW.astype(np.float64)
-    return levels * GREY_SIDE**2 - levels.sum(axis=(1, 2), keepdims=True)
+    centred: NDArray[np.float64] = levels * GREY_SIDE**2 - levels.sum(axis=(1, 2), keepdims=True)
+    return centred
 
 
 def _radius(side: int) -> NDArray[np.float64]:
