@@ -239,8 +239,10 @@ def test_nearest_pairs_are_those_of_a_full_table(count: int) -> None:
     np.fill_diagonal(table, -1)
     last = np.sort(table, axis=1)[:, -3]
     expected = {tuple(sorted((int(i), int(j)))) for i, j in zip(*np.nonzero(table >= last[:, None]), strict=True)}
-    assert {tuple(pair) for pair in nearest_pairs(spectra, nearest=3, least=0.0).tolist()} == expected
-    assert len(nearest_pairs(spectra, nearest=3, least=1e9)) == 0
+    assert {
+        tuple(pair) for pair in nearest_pairs(spectra, np.zeros(len(spectra)), nearest=3, least=0.0, apart=0).tolist()
+    } == expected
+    assert len(nearest_pairs(spectra, np.zeros(len(spectra)), nearest=3, least=1e9, apart=0)) == 0
 
 
 @pytest.mark.parametrize("way", range(8))
@@ -269,3 +271,12 @@ def test_nothing_moved_is_left_as_it_is() -> None:
     images = LOOKS["grey"][:5].astype(np.float32)
     assert np.allclose(move(images, np.zeros((5, 4), np.float32)), images, atol=1e-3)
     assert np.abs(align(images, images, steps=2)).max() == 0
+
+
+def test_only_images_of_like_brightness_are_compared() -> None:
+    random = np.random.default_rng(0)
+    spectra, brightness = spectra_of(random.integers(0, 256, (300, 32, 32)).astype(np.uint8)), random.uniform(0, 255, 300)
+    everything = nearest_pairs(spectra, np.zeros(300), nearest=300, least=0.0, apart=0)
+    some = nearest_pairs(spectra, brightness, nearest=300, least=0.0, apart=24)
+    near = everything[np.abs(np.diff(brightness[everything], axis=1)[:, 0]) <= 24]
+    assert {tuple(pair) for pair in near.tolist()} <= {tuple(pair) for pair in some.tolist()}

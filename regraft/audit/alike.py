@@ -109,7 +109,8 @@ def compare_nearest(looks: Looks) -> Compared:
     """
     varied = np.flatnonzero(looks["grey"].std(axis=(1, 2)) >= BLANK)
     looks = looks[varied]
-    pairs_P2 = nearest_pairs(spectra_of(looks["grey"]), nearest=NEAREST, least=LEAST_SPECTRUM)
+    spectra_N2FF, brightness_N = spectra_of(looks["grey"]), looks["mean"].mean(axis=1)
+    pairs_P2 = nearest_pairs(spectra_N2FF, brightness_N, nearest=NEAREST, least=LEAST_SPECTRUM, apart=MOST_MEAN)
     means_P23 = looks["mean"][pairs_P2]
     pairs_P2 = pairs_P2[np.abs(means_P23[:, 0] - means_P23[:, 1]).max(axis=1) <= MOST_MEAN]
     ways_P8 = ways_of(cosines_of(looks["grey"]), pairs_P2)

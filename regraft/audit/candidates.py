@@ -3,6 +3,8 @@
 All sums are of whole numbers small enough to be exact, in whatever order a processor adds them: every machine finds the same.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,21 +46,29 @@ def cosines_of(grey_NHW: NDArray[np.uint8]) -> Int:
     return _unit(cosine @ _centred(grey_NHW) @ cosine.T * _radius(WAVES))
 
 
-def nearest_pairs(spectra_N2FF: Int, *, nearest: int, least: float) -> NDArray[np.intp]:
+def nearest_pairs(
+    spectra_N2FF: Int, brightness_N: NDArray[np.floating[Any]], *, nearest: int, least: float, apart: float
+) -> NDArray[np.intp]:
     """Pairs (P, 2) of images, the first before the second, of which one is among the `nearest` of the other, flipped or turned.
 
-    Their descriptions have a product of `least` or more (1 for equal ones). As many as tie for the last place are all there.
+    Their descriptions have a product of `least` or more (1 for equal ones). Compared are images whose brightness is at most
+    `apart`, and a few more: that alone saves half of the work. As many as tie for the last place are all there.
     """
     count = len(spectra_N2FF)
+    order = np.argsort(brightness_N, kind="stable")
+    spectra_N2FF, brightness_N = spectra_N2FF[order], brightness_N[order]
     flipped, turned = spectra_N2FF[:, ::-1], spectra_N2FF.transpose(0, 1, 3, 2)
     variants = [
         np.ascontiguousarray(v.reshape(count, 2 * FREQUENCIES**2)) for v in (spectra_N2FF, flipped, turned, turned[:, ::-1])
     ]
     rows = max(1, _BLOCK // max(1, count))
-    found = [
-        _nearest_of(start, variants, slice(start, start + rows), nearest, least * UNIT**2) for start in range(0, count, rows)
-    ]
-    pairs = np.concatenate(found) if found else np.zeros((0, 2), np.intp)
+    found = [np.zeros((0, 2), np.intp)]
+    for start in range(0, count, rows):
+        here = slice(start, min(start + rows, count))
+        low = int(np.searchsorted(brightness_N, brightness_N[here.start] - apart, "left"))
+        high = int(np.searchsorted(brightness_N, brightness_N[here.stop - 1] + apart, "right"))
+        found.append(_nearest_of(variants, here, slice(low, high), nearest, least * UNIT**2))
+    pairs = order[np.concatenate(found)]
     return np.unique(np.sort(pairs, axis=1), axis=0)
 
 
@@ -75,13 +85,14 @@ def ways_of(cosines_NKK: Int, pairs_P2: NDArray[np.intp]) -> NDArray[np.float64]
     return np.concatenate(flat, axis=1) / np.float64(UNIT**2)
 
 
-def _nearest_of(start: int, variants: list[Int], rows: slice, nearest: int, least: float) -> NDArray[np.intp]:
-    alike = variants[0][rows] @ variants[0].T
+def _nearest_of(variants: list[Int], rows: slice, columns: slice, nearest: int, least: float) -> NDArray[np.intp]:
+    others = variants[0][columns].T
+    alike = variants[0][rows] @ others
     for variant in variants[1:]:
-        np.maximum(alike, variant[rows] @ variants[0].T, out=alike)
+        np.maximum(alike, variant[rows] @ others, out=alike)
     count = alike.shape[1]
     here = np.arange(len(alike))
-    alike[here, start + here] = -1
+    alike[here, rows.start - columns.start + here] = -1
     bound = np.full(len(alike), least, np.float32)
     wide = count // _CHUNKS
     if wide > 1 and nearest < _CHUNKS:
@@ -95,7 +106,7 @@ def _nearest_of(start: int, variants: list[Int], rows: slice, nearest: int, leas
     first = np.searchsorted(one, here)
     last = np.minimum(first + nearest, np.searchsorted(one, here, side="right")) - 1
     keep = value >= value[last[one]]
-    return np.stack([one[keep] + start, other[keep]], axis=1)
+    return np.stack([one[keep] + rows.start, other[keep] + columns.start], axis=1)
 
 
 def _centred(grey_NHW: NDArray[np.uint8]) -> NDArray[np.float64]:
