@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     from regraft.recipe import Data, Own, Recipe
     from regraft.saved import load
     from regraft.strategies import Auto, Full, Gradual, Head, Norm, Partial, Scratch, Training
-    from regraft.values import Evaluation, Interval, Prediction, Predictions, Ranking, RunSummary, Scores
+    from regraft.values import (
+        Evaluation,
+        Interval,
+        Prediction,
+        Predictions,
+        Ranking,
+        RunSummary,
+        Scores,
+        Suggestion,
+        Suggestions,
+    )
 
     __version__: str
 
@@ -60,6 +70,8 @@ __all__ = [
     "SavedModelRefused",
     "Scores",
     "Scratch",
+    "Suggestion",
+    "Suggestions",
     "Training",
     "UsageError",
     "__version__",
@@ -89,7 +101,17 @@ _HOMES = {
     "regraft.recipe": ("Data", "Own", "Recipe"),
     "regraft.saved": ("load",),
     "regraft.strategies": ("Auto", "Full", "Gradual", "Head", "Norm", "Partial", "Scratch", "Training"),
-    "regraft.values": ("Evaluation", "Interval", "Prediction", "Predictions", "Ranking", "RunSummary", "Scores"),
+    "regraft.values": (
+        "Evaluation",
+        "Interval",
+        "Prediction",
+        "Predictions",
+        "Ranking",
+        "RunSummary",
+        "Scores",
+        "Suggestion",
+        "Suggestions",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

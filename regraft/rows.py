@@ -81,7 +81,7 @@ class CsvRows:
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
-        self.header = _csv_line(column_names(columns))
+        self.header = csv_line(column_names(columns))
 
     def encode(self, prediction: Prediction) -> bytes:
         cells = [prediction.path, prediction.status, prediction.reason]
@@ -89,7 +89,7 @@ class CsvRows:
             number = rounded(value)
             cells += [name, "" if number is None else repr(number)]
         cells += [""] * (len(column_names(self.columns)) - len(cells))
-        return _csv_line(cells)
+        return csv_line(cells)
 
     def decode(self, record: bytes) -> Prediction:
         cells = next(csv.reader([record.decode("utf-8")], strict=True), [])
@@ -119,7 +119,8 @@ def _safe_cell(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
-def _csv_line(cells: list[str]) -> bytes:
+def csv_line(cells: list[str]) -> bytes:
+    """One record of CSV, its line feed included."""
     line = io.StringIO()
     # The writer quotes a lone carriage return only when it is part of its own line ending.
     csv.writer(line, lineterminator="\r\n").writerow([_safe_cell(cell) for cell in cells])

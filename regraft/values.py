@@ -369,9 +369,9 @@ class Projection:
 class LearningCurve:
     """Accuracy against the number of training images, and what more of them would bring.
 
-    `images` is how many there are, `judged` how many of them the points were judged on. `law` is fitted to the points; `band` is
-    what it and its uncertainty give along the range of the figure, `projections` at 1.5 and 2 times the images and at `MORE`
-    more. All three are empty where there are too few points to tell.
+    `images` is how many there are, `judged` how many of them the points were judged on. `law` is fitted to the points; `band`
+    is what it and its uncertainty give along the range of the figure, `projections` at 1.5 and 2 times the images and at 500
+    more, in ascending order. All three are empty where there are too few points to tell.
     """
 
     points: tuple[CurvePoint, ...]
@@ -387,8 +387,8 @@ class LearningCurve:
 class Suggestion:
     """An image that is worth a label: its answers, best first, and how unsure they are.
 
-    `doubt` is 1 minus the lead of the best answer over the second, in probability: 1 is a tie (several labels per image: 1 minus
-    the distance of the least certain yes or no from one half, doubled).
+    `doubt` is 1 minus the lead of the best answer over the second, in probability: 1 is a tie. Several labels per image: 1
+    where a label has the probability 1/2, 0 where each is certain.
     """
 
     path: str

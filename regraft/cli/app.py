@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli import backbones, cache, doctor, evaluate, fit, inspect, predict, rank
+from regraft.cli import backbones, cache, doctor, evaluate, fit, inspect, predict, rank, suggest
 
 app = typer.Typer(
     name="regraft",
@@ -43,6 +43,7 @@ def regraft(
 app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("suggest")(suggest.suggest)
 app.command("rank")(rank.rank)
 app.command("inspect")(inspect.inspect)
 app.command("backbones")(backbones.backbones)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,9 @@ from regraft.evaluate.compare import covariance_of_means
 from regraft.evaluate.power_law import FEWEST_POINTS, draw_errors, fit_power_law
 from regraft.values import CurvePoint, Interval, LearningCurve, Projection
 
+# n times the variance of a head's true error over the draws of its n training images, as a multiple of e (1 - e): heads of few
+# images are too noisy to estimate it from. docs/measurements.md#learning-curve
+LUCK = 0.07
 TIMES = (1.5, 2.0)
 MORE = 500
 _DRAWN = 33  # places of the band in the figure
@@ -36,14 +38,14 @@ def describe_curve(
     """The curve through levels of ascending size, judged by the same J images; `unit_J` says which of those are one draw.
 
     Two things make the points uncertain. The images that judge are few: but all points have the same ones, so that differences
-    along the curve are known better than its height. And so are the images that a head learned from, which may be lucky ones.
+    along the curve are known better than its height. And the images that a head learned from may be lucky ones.
     """
     sizes_S = np.array([level.images for level in levels])
     wrong_JS, nll_JS = (
         np.stack([np.nanmean(values, axis=0) for values in kind], axis=1)
         for kind in ([level.wrong_HJ for level in levels], [level.nll_HJ for level in levels])
     )
-    luck = luck_of(levels)
+    luck = LUCK * float(wrong_JS[:, -1].mean() * (1.0 - wrong_JS[:, -1].mean()))
     heads_S = np.array([len(level.wrong_HJ) for level in levels])
     # The last term keeps a curve without a mistake from being a certainty.
     own_S = luck / (sizes_S * heads_S) + (0.5 / len(unit_J)) ** 2
@@ -64,24 +66,6 @@ def describe_curve(
     if len(levels) < FEWEST_POINTS:
         return curve
     return _projected(curve, sizes_S, wrong_JS.mean(axis=0), covariance_SS, luck, seed)
-
-
-def luck_of(levels: Sequence[Level]) -> float:
-    """n times the variance of the error of heads that learned from n images each, around the mean over all such sets of n.
-
-    Taken to be the same for every n, as it is for means. Two heads of one size differ by luck and by the noise of the images
-    that judge both; what the second does not explain of their squared difference is twice the variance. 0 where it explains
-    all, or no level has two heads that the same images judge.
-    """
-    found: list[float] = []
-    for level in levels:
-        for one_J, other_J in combinations(level.wrong_HJ, 2):
-            difference = one_J - other_J
-            difference = difference[~np.isnan(difference)]
-            if len(difference) > 1:
-                noise = difference.var(ddof=1) / len(difference)
-                found.append(level.images * (difference.mean() ** 2 - noise) / 2)
-    return max(0.0, float(np.mean(found))) if found else 0.0
 
 
 def _projected(
@@ -105,7 +89,9 @@ def _projected(
     right_BM = 1.0 - np.clip(errors_BM + lucky_BM, 0.0, 1.0)
     everything = [
         Projection(
-            images=count, accuracy=_band(right_BM[:, m], curve.judged), gain=_band(right_BM[:, m] - right_BM[:, 0], curve.judged)
+            images=count,
+            accuracy=_band(right_BM[:, m], curve.judged),
+            gain=_band(right_BM[:, m] - right_BM[:, 0], curve.judged),
         )
         for m, count in enumerate([*wanted, *drawn], start=1)
     ]

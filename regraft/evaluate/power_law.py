@@ -35,9 +35,7 @@ class _Fits:
     misfits_C: NDArray[np.float64]
 
 
-def fit_power_law(
-    images: Sequence[float], errors_S: NDArray[np.float64], covariance_SS: NDArray[np.float64]
-) -> PowerLaw:
+def fit_power_law(images: Sequence[float], errors_S: NDArray[np.float64], covariance_SS: NDArray[np.float64]) -> PowerLaw:
     """The law nearest to the errors (S,), shares, at numbers of images (S,), by generalised least squares with a, b >= 0.
 
     Raises ValueError for fewer than three points.

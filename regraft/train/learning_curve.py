@@ -5,7 +5,7 @@ most PARTS of one size, and judged on images outside of it. Parts of one size ha
 averages out; smaller ones lie inside of larger ones. The last point of the curve costs nothing: it is what cross-validation
 found, with heads that had learned from all images but one fold. No test image takes part.
 
-Among many images one quarter only judges, so that no head learns from it, and fewer parts are solved: each says enough by itself.
+Among many images one quarter only judges, so that no head learns from it, and fewer parts are solved: each says enough.
 """
 
 from collections.abc import Sequence
@@ -126,9 +126,7 @@ def parts_of(divisor: int, many: bool) -> list[int]:
     return [part for part in range(divisor) if part % min(divisor, 4) != 3 % min(divisor, 4)][: PARTS // 2]
 
 
-def _solve_level(
-    problem: _Problem, divisor: int, parts: list[int], steering: Steering | None
-) -> tuple[Level, Steering | None]:
+def _solve_level(problem: _Problem, divisor: int, parts: list[int], steering: Steering | None) -> tuple[Level, Steering | None]:
     judges, dealt_J = problem.judges_J, problem.dealt_N[problem.judges_J] % divisor
     wrong_HJ, nll_HJ = np.full((2, len(parts), len(judges)), np.nan)
     sizes = []
@@ -142,9 +140,7 @@ def _solve_level(
     return Level(images=float(np.mean(sizes)), wrong_HJ=wrong_HJ, nll_HJ=nll_HJ), steering
 
 
-def solve_part(
-    problem: _Problem, rows: NDArray[np.int64], steering: Steering | None
-) -> tuple[LinearHead, Steering | None]:
+def solve_part(problem: _Problem, rows: NDArray[np.int64], steering: Steering | None) -> tuple[LinearHead, Steering | None]:
     """The head of some of the images, as exact as cross-validation's, and what may steer the solver on others."""
     features, targets = problem.features, problem.targets[rows]
     part = features.take(rows) if isinstance(features, FeatureRows) else features[rows]

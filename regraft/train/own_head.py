@@ -221,12 +221,17 @@ def attach_own(backbone: Backbone, own: OwnHead) -> nn.Module:
 
     A head on pooled features goes where the network's own was, where that took them as they are.
     """
+    (place, *others) = backbone.main_heads
+    if own.stage or others or not place.is_output or place.kind != "linear":
+        return own_behind_features(backbone, own)
+    module = copy.deepcopy(backbone.module)
+    replace_layer(module, place.path, copy.deepcopy(own.module))
+    return module.eval()
+
+
+def own_behind_features(backbone: Backbone, own: OwnHead) -> FeaturesAndHead:
+    """`attach_own` as what the head takes and the head, apart."""
     head = copy.deepcopy(own.module)
     if own.stage:
         return FeaturesAndHead(copy.deepcopy(MapOf(backbone, own)), Averaged(head)).eval()
-    (place, *others) = backbone.main_heads
-    if others or not place.is_output or place.kind != "linear":
-        return FeaturesAndHead(copy.deepcopy(Features(backbone, ())), head).eval()
-    module = copy.deepcopy(backbone.module)
-    replace_layer(module, place.path, head)
-    return module.eval()
+    return FeaturesAndHead(copy.deepcopy(Features(backbone, ())), head).eval()

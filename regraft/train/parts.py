@@ -1,4 +1,4 @@
-"""Parts of the training images that stand for all of them: each class in its proportion, groups whole, small inside of large."""
+"""Parts of the training images that stand for all: each class in its proportion, groups whole, small inside of large."""
 
 from collections.abc import Sequence
 
