@@ -125,7 +125,9 @@ class Fitted:
 
         Such as the model is unsure of and that tell it different things; near copies are not suggested twice. Images that
         cannot be read are listed and left out. Fewer than `count` come back where there are no more that differ. The same
-        `seed` gives the same images. Raises UsageError for a pretrained network as it is, DataUnusable where no image can be read.
+        `seed` gives the same images.
+
+        Raises UsageError for a pretrained network as it is, DataUnusable where no image can be read.
         """
         items = _checked_paths(paths)
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:

@@ -35,11 +35,12 @@ class Level:
 def describe_curve(
     levels: Sequence[Level], unit_J: NDArray[np.int64], *, images: int, multi_label: bool, seed: int
 ) -> LearningCurve:
-    """The curve through levels of ascending size, judged by the same J images; `unit_J` says which of those are one draw.
+    """The curve through levels that the same J images judge; `unit_J` says which of those are one draw.
 
     Two things make the points uncertain. The images that judge are few: but all points have the same ones, so that differences
     along the curve are known better than its height. And the images that a head learned from may be lucky ones.
     """
+    levels = sorted(levels, key=lambda level: level.images)
     sizes_S = np.array([level.images for level in levels])
     wrong_JS, nll_JS = (
         np.stack([np.nanmean(values, axis=0) for values in kind], axis=1)
@@ -63,7 +64,7 @@ def describe_curve(
         for s, level in enumerate(levels)
     )
     curve = LearningCurve(points=points, images=images, judged=len(unit_J), multi_label=multi_label)
-    if len(levels) < FEWEST_POINTS:
+    if len(np.unique(sizes_S)) < FEWEST_POINTS:
         return curve
     return _projected(curve, sizes_S, wrong_JS.mean(axis=0), covariance_SS, luck, seed)
 

@@ -42,7 +42,7 @@ def fit_power_law(images: Sequence[float], errors_S: NDArray[np.float64], covari
     """
     sizes_S, root_SS = _checked(images, errors_S, covariance_SS)
     best: tuple[float, PowerLaw] | None = None
-    for exponent in np.linspace(*EXPONENTS, 361):
+    for exponent in np.linspace(*EXPONENTS, 91):
         falling_S = (sizes_S / sizes_S[-1]) ** -exponent
         for columns in ((1, 1), (0, 1), (1, 0)):  # both parts, or one held at its bound
             shape_S2 = np.stack([np.ones_like(falling_S), falling_S], axis=1) * columns

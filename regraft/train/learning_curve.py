@@ -71,13 +71,15 @@ def learning_curve(
     (docs/measurements.md#learning-curve). Images that share one of `groups` (None: none) are never divided, and count as one
     draw. What is drawn follows from `seed` alone.
 
-    The curve has few points where parts would be too small, or a part cannot be solved, and no law with fewer than three.
+    The curve has few points where parts would be too small or one cannot be solved, and no law with fewer than three.
     Raises DataUnusable for features that are not finite.
     """
     count = len(targets)
     unit_N = units_of([None] * count if groups is None else groups)
     dealt_N = deal(targets, unit_N, seed)
-    many = count >= MANY
+    # Groups and not images, because parts are made of them: few large ones cannot be divided so often.
+    units = int(unit_N.max()) + 1
+    many = count >= MANY and units >= FEWEST_IMAGES * DIVISORS[1]
     judges_J = np.flatnonzero(dealt_N % 4 == 3)[:: -(-count // (4 * JUDGED))] if many else np.arange(count)
     problem = _Problem(
         features=features,
@@ -89,7 +91,7 @@ def learning_curve(
         l2=l2,
         balanced=balanced,
     )
-    levels = [*_solved_levels(problem, progress), _level_of_folds(problem, folds_N, out_of_fold_NK)]
+    levels = [*_solved_levels(problem, units, progress), _level_of_folds(problem, folds_N, out_of_fold_NK)]
     return describe_curve(levels, unit_N[judges_J], images=count, multi_label=targets.ndim == 2, seed=seed)
 
 
@@ -100,12 +102,12 @@ def _level_of_folds(problem: _Problem, folds_N: NDArray[np.int64], out_of_fold_N
     return Level(images=len(folds_N) - float(held[held > 0].mean()), wrong_HJ=wrong_J[None], nll_HJ=nll_J[None])
 
 
-def _solved_levels(problem: _Problem, progress: Progress) -> list[Level]:
-    """Those of the parts, the smallest first."""
+def _solved_levels(problem: _Problem, units: int, progress: Progress) -> list[Level]:
+    """Those of the parts, the smallest last."""
     targets = problem.targets
     present = len(np.unique(targets)) if targets.ndim == 1 else int(targets.any(axis=0).sum())
     fewest = max(FEWEST_IMAGES, FEWEST_OF_A_CLASS * present)
-    plan = {divisor: parts_of(divisor, problem.many) for divisor in DIVISORS if len(targets) >= divisor * fewest}
+    plan = {divisor: parts_of(divisor, problem.many) for divisor in DIVISORS if units >= divisor * fewest}
     levels: list[Level] = []
     steering: Steering | None = None
     with progress.task("learning curve", sum(len(parts) for parts in plan.values()), "heads") as task:
@@ -114,7 +116,7 @@ def _solved_levels(problem: _Problem, progress: Progress) -> list[Level]:
                 level, steering = _solve_level(problem, divisor, parts, steering)
             except NotConverged:
                 break  # few images can be harder to solve than all of them: that is no reason to go without a model
-            levels.insert(0, level)
+            levels.append(level)
             task.advance(len(parts))
     return levels
 
