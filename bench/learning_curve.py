@@ -2,11 +2,12 @@
 
     python bench/learning_curve.py --data DIR [SET] [--images N] [--draws 10] [--columns D] [--cache DIR]
 
-For each draw: 2 N training images are taken at random, by class (N: half of them, unless --images says so). A head is chosen and
-solved on N of them as a fit does it, and the learning curve is drawn from these N alone. Then the same is done with all 2 N, and both heads
-are judged on the test images, which nothing had seen. A line per draw: the gain that was projected with its band, the gain that
-there was with the standard error of the test images, and the time beside that of choosing the head. The last line: how often the
-band held what happened. --columns takes the leading principal components instead of all features, which is faster.
+For each draw: 2 N training images are taken at random, by class (N: half of them, unless --images says so). A head is
+chosen and solved on N of them as a fit does it, and the learning curve is drawn from these N alone. Then the same is done
+with all 2 N, and both heads are judged on the test images, which nothing had seen. A line per draw: the gain that was
+projected with its band, the gain that there was with the standard error of the test images, and the processor's time beside
+that of choosing the head. The last line: how often the band held what happened. --columns takes the leading principal
+components instead of all features, which is faster.
 """
 
 import argparse

@@ -26,7 +26,7 @@ from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device
 from regraft.task.classify import predictions_of, top_classes
 from regraft.train.own_head import OwnHead, attach_own, own_behind_features
-from regraft.train.suggest import DOUBTFUL, KEPT, choose_next, doubts, gather
+from regraft.train.suggest import KEPT, choose_next, doubts, gather
 from regraft.values import Evaluation, Prediction, Rejected, RunSummary, Sample, Suggestion, Suggestions
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Fitted:
             raise UsageError(expected="a count of 1 or more", got=repr(count), fix="leave it out for 100")
         module = self._embedding()
         rows = logits_of(items, module, self.backbone.preprocess, device=device, progress=progress)
-        found = gather(rows, len(self.classes), self.multi_label, most=max(KEPT, DOUBTFUL * count))
+        found = gather(rows, len(self.classes), self.multi_label, most=max(KEPT, 2 * count))
         if not found.images:
             why = f": {found.rejected[0].name}: {found.rejected[0].reason}" if found.rejected else ""
             raise DataUnusable(expected="images that can be read", got=f"none of {len(items)}{why}", fix="check the folder")

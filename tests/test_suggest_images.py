@@ -16,7 +16,7 @@ from regraft.cli.main import main
 from regraft.errors import DataUnusable, UsageError
 from regraft.evaluate.probability import probabilities
 from regraft.train.path import choose_l2
-from regraft.train.suggest import choose_next, doubts, gather, residuals, standardised
+from regraft.train.suggest import SHARPNESS, choose_next, doubts, gather, residuals, standardised
 from regraft.values import Rejected
 
 
@@ -35,15 +35,15 @@ def test_doubt_is_the_lead_of_the_best_answer() -> None:
 def test_distances_are_those_of_whole_gradients() -> None:
     """The factors r and x give the same choice as the outer products themselves, drawn by the same lots."""
     rng = np.random.default_rng(0)
-    features, shares = rng.normal(size=(40, 6)), rng.dirichlet(np.ones(3), 40)
+    features, shares = rng.normal(size=(40, 30)), rng.dirichlet(np.ones(3), 40)
     whole = (residuals(shares, False)[:, :, None] * standardised(features)[:, None, :]).reshape(40, -1)
     order = choose_next(features, shares, 8, seed=5).chosen
-    assert order[0] == np.argmax((whole**2).sum(axis=1))
-    doubtful = np.argsort(-doubts(shares, False), kind="stable")
+    weight = doubts(shares, False) ** SHARPNESS
+    assert order[0] == np.argmax(weight * (whole**2).sum(axis=1))
     lots, chosen = np.random.default_rng((5, 7)), [order[0]]
     for row in order[1:]:
-        nearest = np.min([((whole[doubtful] - whole[taken]) ** 2).sum(axis=1) for taken in chosen], axis=0)
-        assert row == doubtful[np.searchsorted(np.cumsum(nearest), lots.random() * nearest.sum())]
+        sums = np.cumsum(weight * np.min([((whole - whole[taken]) ** 2).sum(axis=1) for taken in chosen], axis=0))
+        assert row == np.searchsorted(sums, lots.random() * sums[-1])
         chosen.append(row)
 
 
@@ -57,10 +57,10 @@ def test_suggestions_repeat_themselves_and_differ_between_seeds() -> None:
 
 
 def test_no_cluster_takes_all_suggestions() -> None:
-    """All are as doubtful between the same two classes; doubt alone would take the first blob, for ties go by place."""
+    """All are as doubtful between the same two classes; doubt alone would take one blob, for ties go by place."""
     features, of = blobs(60)
     shares = np.tile([0.5, 0.5, 0.0], (len(features), 1))
-    chosen = of[list(choose_next(features[of < 5], shares, 10).chosen)]
+    chosen = of[list(choose_next(features, shares, 10).chosen)]
     assert len(set(chosen.tolist())) >= 4
 
 
@@ -73,8 +73,8 @@ def test_certain_images_are_not_suggested() -> None:
 
 
 def test_near_copies_are_suggested_once() -> None:
-    features, _ = blobs(10)
     rng = np.random.default_rng(0)
+    features = rng.normal(size=(50, 60)).astype(np.float32)
     copied = np.concatenate([features, features + rng.normal(scale=0.02, size=features.shape), features])
     shares = np.tile([0.5, 0.5], (150, 1))
     order = choose_next(copied, shares, 100)

@@ -134,6 +134,6 @@ def print_suggestions(found: "Suggestions", count: int) -> None:
     short = f", no more that differ of the {count:,} asked for" if len(found.chosen) < count else ""
     rows = [("suggested", f"{len(found.chosen):,} of {found.images:,} images{short}")]
     if found.alike:
-        rows.append(("left out", f"{found.alike:,} near copies of these or of others as doubtful"))
+        rows.append(("left out", f"{found.alike:,} near copies of these"))
     rows.append(("doubt", "1 minus the lead of the best answer over the second: 1 is a tie"))
     show.print_pairs(rows)

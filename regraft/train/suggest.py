@@ -1,10 +1,9 @@
 """Which images to label next: such as the model is unsure of, and that tell it different things.
 
-Of the images that it is least sure of, by the lead of the best answer over the second, those are chosen whose labels would
-teach different things. What a label would teach is the gradient that it would bring to the weights of the head: the outer
-product of r = p - onehot(answer), with the model's own answer in the label's place, and the features x. Chosen is by k-means++
-among these (BADGE: Ash et al. 2020, "Deep batch active learning by diverse, uncertain gradient lower bounds"). That the
-doubtful ones are picked out first makes it as good as doubt alone where that is the best rule (docs/measurements.md#suggest).
+What a label would teach is the gradient that it would bring to the weights of the head: the outer product of r = p -
+onehot(answer), with the model's own answer in the label's place, and the features x. Images are chosen by k-means++ among these
+(BADGE: Ash et al. 2020, "Deep batch active learning by diverse, uncertain gradient lower bounds"), each weighed with a power of
+its doubt: without it, k-means++ spends labels on images that are merely far from the others (docs/measurements.md#suggest).
 Nothing of the size K x D is made, as the inner product of two gradients is (r_i . r_j)(x_i . x_j).
 """
 
@@ -17,9 +16,8 @@ from numpy.typing import NDArray
 from regraft.evaluate.probability import probabilities
 from regraft.values import FloatArray, Rejected
 
-# How many of the most doubtful images are chosen from, for each that is wanted, and how many are kept to find so many that
-# are not alike: 4,000 rows of 2,800 features are 45 MB.
-DOUBTFUL, KEPT = 5, 4_000
+SHARPNESS = 4  # power of the doubt: docs/measurements.md#suggest
+KEPT = 4_000  # most doubtful images to choose from: 2,800 features of each are 45 MB
 # Near copies: the squared distance of their features is below this share of the usual one between two images.
 ALIKE = 0.1
 _CHANCE = 7  # what the draw is for, as in chance.py
@@ -38,7 +36,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Rows to label, the first first; `alike` rows were passed over as near copies of doubtful ones."""
+    """Rows to label, the first first; `alike` others were passed over as near copies of these."""
 
     chosen: tuple[int, ...]
     alike: int
@@ -97,43 +95,28 @@ def choose_next(
     """At most `count` of N images to label next.
 
     `features_ND` are what the head reads, `probabilities_NK` what it says. The first is the image with the longest gradient;
-    each further one is drawn with a probability that grows with the square of its distance from all chosen ones. Fewer than
-    `count` come back only where the others are near copies of doubtful ones. The same `seed` gives the same images.
+    each further one is drawn with a probability that grows with its doubt and the square of its distance from all chosen ones.
+    Near copies of a chosen one are out from then on: fewer than `count` come back only where there is nothing else. The same
+    `seed` gives the same images.
     """
-    standard_ND = standardised(features_ND)
-    order_N = np.argsort(-doubts(probabilities_NK, multi_label), kind="stable")
-    distinct, alike = _distinct(standard_ND, order_N, DOUBTFUL * count)
-    x_PD, r_PK = standard_ND[distinct], residuals(probabilities_NK, multi_label)[distinct]
-    square_P = (r_PK**2).sum(axis=1) * (x_PD**2).sum(axis=1)
+    x_ND, r_NK = standardised(features_ND), residuals(probabilities_NK, multi_label)
+    doubt_N = doubts(probabilities_NK, multi_label) ** SHARPNESS
+    sizes_N = (x_ND**2).sum(axis=1)
+    # Columns have mean 0: so far apart are two images squared, on the average.
+    usual = 2.0 * float(sizes_N.mean())
+    square_N = (r_NK**2).sum(axis=1) * sizes_N
+    free_N, nearest_N = np.ones(len(x_ND), dtype=bool), square_N.astype(np.float64)
     chance = np.random.default_rng((seed, _CHANCE))
-    chosen, weight_P = [], square_P
-    nearest_P = np.full(len(distinct), np.inf)
-    for _ in range(min(count, len(distinct))):
-        row = _draw(weight_P, chosen, chance)
+    chosen: list[int] = []
+    while len(chosen) < count and free_N.any():
+        row = _draw(np.where(free_N, doubt_N * nearest_N, 0.0), free_N, chance if chosen else None)
+        products_N = x_ND @ x_ND[row]
+        between_N = np.maximum(square_N + square_N[row] - 2.0 * (r_NK @ r_NK[row]) * products_N, 0.0)
+        nearest_N = np.minimum(nearest_N, between_N) if chosen else between_N
+        free_N &= sizes_N + sizes_N[row] - 2.0 * products_N >= ALIKE * usual
+        free_N[row] = False
         chosen.append(row)
-        between_P = square_P + square_P[row] - 2.0 * (r_PK @ r_PK[row]) * (x_PD @ x_PD[row])
-        nearest_P = np.minimum(nearest_P, np.maximum(between_P, 0.0))
-        nearest_P[row] = 0.0
-        weight_P = nearest_P
-    return Order(chosen=tuple(int(distinct[row]) for row in chosen), alike=alike)
-
-
-def _distinct(standard_ND: NDArray[np.float32], order_N: NDArray[np.int64], most: int) -> tuple[NDArray[np.int64], int]:
-    """The first `most` rows of an order that are no near copies of an earlier one, and how many were passed over on the way."""
-    squares_N = (standard_ND**2).sum(axis=1)
-    limit = ALIKE * 2.0 * float(squares_N.mean()) if len(squares_N) else 0.0  # columns have mean 0: twice it is usual
-    taken: list[int] = []
-    free_N = np.ones(len(order_N), dtype=bool)
-    alike = 0
-    for row in order_N:
-        if len(taken) == most:
-            break
-        if not free_N[row]:
-            alike += 1
-            continue
-        taken.append(int(row))
-        free_N &= squares_N + squares_N[row] - 2.0 * (standard_ND @ standard_ND[row]) >= limit
-    return np.array(taken, dtype=np.int64), alike
+    return Order(chosen=tuple(chosen), alike=len(x_ND) - len(chosen) - int(free_N.sum()))
 
 
 def standardised(features_ND: FloatArray) -> NDArray[np.float32]:
@@ -153,11 +136,9 @@ def residuals(probabilities_NK: FloatArray, multi_label: bool) -> NDArray[np.flo
     return residual_NK
 
 
-def _draw(weight_P: NDArray[np.float32], chosen: list[int], chance: np.random.Generator) -> int:
-    """The heaviest row to begin with, then one by lot in proportion to the weights; the first left where all weigh nothing."""
-    if not chosen:
-        return int(weight_P.argmax())
-    sums_P = np.cumsum(weight_P, dtype=np.float64)
-    if sums_P[-1] > 0:
-        return int(np.searchsorted(sums_P, chance.random() * sums_P[-1], side="right"))
-    return next(row for row in range(len(weight_P)) if row not in set(chosen))
+def _draw(weight_N: NDArray[np.float64], free_N: NDArray[np.bool_], chance: np.random.Generator | None) -> int:
+    """A free row by lot, in proportion to the weights; the heaviest one without `chance` or where none weighs anything."""
+    sums_N = np.cumsum(weight_N)
+    if chance is None or not sums_N[-1] > 0:
+        return int(np.where(free_N, weight_N, -1.0).argmax())
+    return int(np.searchsorted(sums_N, chance.random() * sums_N[-1], side="right"))
