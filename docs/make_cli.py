@@ -45,6 +45,10 @@ One line on standard output; nothing at all when the command fails. Undefined fi
   `probability`}], best first, `abstained` (whether the answer should not be relied on), `why` (null where it may),
   `distance` (from the images it was fitted on: 1 is usual for new ones; null where none is measured); with `--explain` also
   `explanation`, the path of the picture (null where there is none)
+  `probability`}], best first
+- `suggest`: `suggestions` [{`path`, `doubt` (1 minus the lead of the best answer over the second), `predictions` [{`class`,
+  `probability`}]}], the most useful first, `images` (how many could be read), `alike` (how many were left out as near copies),
+  `rejected` (how many), `rejected_images` [{`path`, `code`, `reason`}]
 - `inspect`: `source`, `weights`, `strategy`, `classes` (null: its own head), `head` [{`path`, `kind`, `in_features`,
   `out_features`, `found_by`, `role` ("main" or "auxiliary")}], `stages` [{`name`, `parameters`, `trainable`, `shape`
   (without N), `layout`, `stride` (of maps), `number` (from the end; null for one of pooling, normalisation or activation

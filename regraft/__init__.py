@@ -34,7 +34,18 @@ if TYPE_CHECKING:
     from regraft.report.write import rebuild_report
     from regraft.saved import load
     from regraft.strategies import Auto, Full, Gradual, Head, Norm, Partial, Scratch, Training
-    from regraft.values import Evaluation, Explanation, Interval, Prediction, Predictions, Ranking, RunSummary, Scores
+    from regraft.values import (
+        Evaluation,
+        Explanation,
+        Interval,
+        Prediction,
+        Predictions,
+        Ranking,
+        RunSummary,
+        Scores,
+        Suggestion,
+        Suggestions,
+    )
 
     __version__: str
 
@@ -68,6 +79,8 @@ __all__ = [
     "SavedModelRefused",
     "Scores",
     "Scratch",
+    "Suggestion",
+    "Suggestions",
     "Training",
     "UsageError",
     "__version__",
@@ -107,7 +120,18 @@ _HOMES = {
     "regraft.report.write": ("rebuild_report",),
     "regraft.saved": ("load",),
     "regraft.strategies": ("Auto", "Full", "Gradual", "Head", "Norm", "Partial", "Scratch", "Training"),
-    "regraft.values": ("Evaluation", "Explanation", "Interval", "Prediction", "Predictions", "Ranking", "RunSummary", "Scores"),
+    "regraft.values": (
+        "Evaluation",
+        "Explanation",
+        "Interval",
+        "Prediction",
+        "Predictions",
+        "Ranking",
+        "RunSummary",
+        "Scores",
+        "Suggestion",
+        "Suggestions",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

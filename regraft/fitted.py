@@ -1,5 +1,6 @@
 """A model that can be asked: a fitted run, or a pretrained network as it is."""
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.backbone.attach import BothSides, HeadWeights, attach_head
+from regraft.backbone.attach import BothSides, FeaturesAndHead, HeadWeights, attach_head
+from regraft.backbone.embed import embedded
+from regraft.backbone.features import Features
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone
 from regraft.cache.answer import logits_of
@@ -20,16 +23,29 @@ from regraft.errors import BackboneNotFound, DataUnusable, UsageError
 from regraft.evaluate.abstain import Thresholds, judge_rule
 from regraft.evaluate.metrics import score
 from regraft.evaluate.novelty import Novelty
-from regraft.evaluate.probability import confidences, decisions, known_truth, right, sureness
+from regraft.evaluate.probability import confidences, decisions, known_truth, probabilities, right, sureness
 from regraft.findings import Audit
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device
 from regraft.task.classify import predictions_of, top_classes
-from regraft.train.own_head import OwnHead, attach_own, with_distance
-from regraft.values import AbstainRule, Evaluation, Prediction, Predictions, Rejected, RunSummary, Sample
+from regraft.train.own_head import OwnHead, attach_own, own_behind_features, with_distance
+from regraft.train.suggest import KEPT, choose_next, doubts, gather
+from regraft.values import (
+    AbstainRule,
+    Evaluation,
+    Prediction,
+    Predictions,
+    Rejected,
+    RunSummary,
+    Sample,
+    Suggestion,
+    Suggestions,
+)
 
 if TYPE_CHECKING:
     from torch import nn
+
+_SUGGESTED_TOP = 3  # classes that a suggestion names
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -143,6 +159,60 @@ class Fitted:
         why = self.thresholds.why(sure, distance)
         top = top_classes(logits_1K, self.classes, self.multi_label, top_k)[0]
         return Prediction(path=name, status="ok", top=top, abstained=bool(why), why=why, distance=distance)
+
+    def suggest(
+        self,
+        paths: Iterable[str | Path],
+        count: int = 100,
+        *,
+        seed: int = 0,
+        device: Device = "auto",
+        progress: Progress = Silent(),
+    ) -> Suggestions:
+        """Which of these images without labels to label next, at most `count` of them, the most useful first.
+
+        Such as the model is unsure of and that tell it different things; near copies are not suggested twice. Images that
+        cannot be read are listed and left out. Fewer than `count` come back where there are no more that differ. The same
+        `seed` gives the same images.
+
+        Raises UsageError for a pretrained network as it is, DataUnusable where no image can be read.
+        """
+        items = checked_paths(paths)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise UsageError(expected="a count of 1 or more", got=repr(count), fix="leave it out for 100")
+        module = self._embedding()
+        rows = logits_of(items, module, self.backbone.preprocess, device=device, progress=progress)
+        found = gather(rows, len(self.classes), self.multi_label, most=max(KEPT, 2 * count))
+        if not found.images:
+            why = f": {found.rejected[0].name}: {found.rejected[0].reason}" if found.rejected else ""
+            raise DataUnusable(expected="images that can be read", got=f"none of {len(items)}{why}", fix="check the folder")
+        shares_PK = probabilities(found.logits_PK, self.multi_label)
+        order = choose_next(found.features_PD, shares_PK, count, multi_label=self.multi_label, seed=seed)
+        rows_C = np.array(order.chosen, dtype=np.int64)
+        tops = top_classes(found.logits_PK[rows_C], self.classes, self.multi_label, _SUGGESTED_TOP)
+        unsure_C = doubts(shares_PK[rows_C], self.multi_label)
+        return Suggestions(
+            chosen=tuple(
+                Suggestion(path=items[place][1], top=top, doubt=float(doubt))
+                for place, top, doubt in zip(found.places_P[rows_C], tops, unsure_C, strict=True)
+            ),
+            images=found.images,
+            alike=order.alike,
+            rejected=found.rejected,
+        )
+
+    def _embedding(self) -> "nn.Module":
+        """Normalised images -> what the head reads, then its logits."""
+        if self.head is None:
+            raise UsageError(
+                expected="a run, whose classes are to be learned better",
+                got=f"{self.backbone.name} as it is",
+                fix="fit it to your own images first: regraft fit photos/",
+            )
+        if isinstance(self.head, OwnHead):
+            return embedded(own_behind_features(self.backbone, self.head, self.temperature), mirrored=self.mirrored)
+        features = copy.deepcopy(Features(self.backbone, self.head.taps))
+        return embedded(FeaturesAndHead(features, self.head.at(self.temperature).as_layer()), mirrored=self.mirrored)
 
     def evaluate(self, data: Data | str | Path, *, device: Device = "auto", progress: Progress = Silent()) -> Evaluation:
         """Scores on labelled images: a folder of class folders, a table or a torchvision:NAME, its test part if it has parts.

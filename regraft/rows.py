@@ -108,7 +108,7 @@ class CsvRows:
 
     def __init__(self, columns: int, *, explained: bool = False) -> None:
         self.columns, self.explained = columns, explained
-        self.header = _csv_line(column_names(columns, explained=explained))
+        self.header = csv_line(column_names(columns, explained=explained))
 
     def encode(self, prediction: Prediction) -> bytes:
         cells = [prediction.path, prediction.status, prediction.reason]
@@ -117,7 +117,7 @@ class CsvRows:
             cells += [name, "" if number is None else repr(number)]
         cells += [""] * (len(_FIRST) + 2 * self.columns - len(cells))
         cells += ["yes" if prediction.abstained else "", prediction.why, *[prediction.explanation] * self.explained]
-        return _csv_line(cells)
+        return csv_line(cells)
 
     def decode(self, record: bytes) -> Prediction:
         cells = next(csv.reader([record.decode("utf-8")], strict=True), [])
@@ -158,7 +158,8 @@ def safe_cell(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
-def _csv_line(cells: list[str]) -> bytes:
+def csv_line(cells: list[str]) -> bytes:
+    """One record of CSV, its line feed included."""
     line = io.StringIO()
     # The writer quotes a lone carriage return only when it is part of its own line ending.
     csv.writer(line, lineterminator="\r\n").writerow([safe_cell(cell) for cell in cells])

@@ -409,6 +409,87 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """How good heads are that learned from so many `images`, on training images that they had not seen.
+
+    `accuracy` and `nll` (nats per image; several labels: per image and label) are means over `heads`, fitted to as many images
+    each; the `_error`s are standard errors.
+    """
+
+    images: int
+    accuracy: float
+    accuracy_error: float
+    nll: float
+    nll_error: float
+    heads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerLaw:
+    """The share that is wrong after learning from n images: `floor` + `scale` n^-`exponent`."""
+
+    floor: float
+    scale: float
+    exponent: float
+
+    def __call__(self, images: float) -> float:
+        return float(self.floor + self.scale * images**-self.exponent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """What so many `images` of the same kind would give: the accuracy, and the `gain` over those there are, with 95 % bands."""
+
+    images: int
+    accuracy: Interval
+    gain: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningCurve:
+    """Accuracy against the number of training images, and what more of them would bring.
+
+    `images` is how many there are, `judged` how many of them the points were judged on. `law` is fitted to the points; `band`
+    is what it and its uncertainty give along the range of the figure, `projections` at 1.5 and 2 times the images and at 500
+    more, in ascending order. All three are empty where there are too few points to tell.
+    """
+
+    points: tuple[CurvePoint, ...]
+    images: int
+    judged: int
+    multi_label: bool = False
+    law: PowerLaw | None = None
+    band: tuple[Projection, ...] = ()
+    projections: tuple[Projection, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestion:
+    """An image that is worth a label: its answers, best first, and how unsure they are.
+
+    `doubt` is 1 minus the lead of the best answer over the second, in probability: 1 is a tie. Several labels per image: 1
+    where a label has the probability 1/2, 0 where each is certain.
+    """
+
+    path: str
+    top: tuple[tuple[str, float], ...]
+    doubt: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestions:
+    """Images to label next, the most useful first, of `images` that could be read; `alike` were left out as near copies.
+
+    `rejected` are those that could not be read.
+    """
+
+    chosen: tuple[Suggestion, ...]
+    images: int
+    alike: int
+    rejected: tuple[Rejected, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
     """All that a finished fit says of itself: what the report shows and `--json` prints.
 

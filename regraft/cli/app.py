@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli import audit, backbones, cache, compare, doctor, evaluate, extend, fit, inspect, predict, rank, report
+from regraft.cli import audit, backbones, cache, compare, doctor, evaluate, extend, fit, inspect, predict, rank, report, suggest
 
 app = typer.Typer(
     name="regraft",
@@ -46,6 +46,7 @@ app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("audit")(audit.audit)
 app.command("extend")(extend.extend)
+app.command("suggest")(suggest.suggest)
 app.command("rank")(rank.rank)
 app.command("report")(report.report)
 app.command("inspect")(inspect.inspect)

@@ -65,3 +65,15 @@ def student(freedom: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 0.975)) if freedom > 0 else float("nan")
+
+
+def covariance_of_means(values_NS: NDArray[np.float64], group_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(S, S): the covariance of the S column means of values of the same images, which `group_N` numbers the groups of.
+
+    Its diagonal is the square of `mean_and_error`'s standard error.
+    """
+    _, group_N = np.unique(group_N, return_inverse=True)
+    groups = int(group_N.max()) + 1
+    sums_GS = np.zeros((groups, values_NS.shape[1]))
+    np.add.at(sums_GS, group_N, values_NS - values_NS.mean(axis=0))
+    return np.asarray(sums_GS.T @ sums_GS * (groups / max(1, groups - 1)) / len(values_NS) ** 2)

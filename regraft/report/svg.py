@@ -30,6 +30,10 @@ class Drawing:
         shape = Markup('<polyline points="{}" class="{}"/>')
         self.parts.append(shape.format(" ".join(f"{x:.1f},{y:.1f}" for x, y in corners), style))
 
+    def area(self, corners: Sequence[Point], style: str) -> None:
+        shape = Markup('<polygon points="{}" class="{}"/>')
+        self.parts.append(shape.format(" ".join(f"{x:.1f},{y:.1f}" for x, y in corners), style))
+
     def dot(self, at: Point, radius: float, style: str, title: str = "") -> None:
         shape = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}" class="{}">{}</circle>')
         self.parts.append(shape.format(*at, radius, style, _title(title)))

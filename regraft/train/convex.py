@@ -89,7 +89,14 @@ def solve_head(
 
 
 def solve_design(
-    design: Design, loss: Loss, start_KR: Tensor | None, *, classes: int, l2: float, tolerance: float
+    design: Design,
+    loss: Loss,
+    start_KR: Tensor | None,
+    *,
+    classes: int,
+    l2: float,
+    tolerance: float,
+    decrement: float = DECREMENT,
 ) -> LinearHead:
     """`solve_head` for a design that is at hand and a loss of one weighting of the images."""
     shape = (classes // loss.logits, loss.logits, design.x_NR.shape[1])
@@ -97,7 +104,7 @@ def solve_design(
     solver = Solver(design, loss, theta)
     iterations, gradient_norm = 0, np.inf
     for _ in range(ROUNDS):
-        iterations += solver.solve(l2, tolerance=tolerance, decrement=DECREMENT, limit=LIMIT - iterations)
+        iterations += solver.solve(l2, tolerance=tolerance, decrement=decrement, limit=LIMIT - iterations)
         solver.refresh()
         gradient_norm = design.exact_size(solver.gradient(l2))
         if gradient_norm <= tolerance:

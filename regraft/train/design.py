@@ -37,6 +37,10 @@ class Design:
     lower: Callable[[Tensor], Tensor]
     standardiser: Standardiser
 
+    def steering(self) -> "Steering | None":
+        """What may steer the solver on other images of the same features; None where the columns are not features."""
+        return None if self.turned else Steering(basis_RR=self.basis_RR, eigen_R=self.eigen_R)
+
     def size(self, gradient_PKR: Tensor) -> Tensor:
         """max |gradient| of each problem on standardised features, (P,), or a bound of it where the coordinates are turned."""
         if self.turned:
@@ -58,31 +62,40 @@ class Design:
         return flat_MR.view(*residual_PKN.shape[:2], -1)
 
 
-def make_design(features_ND: FloatArray) -> Design:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steering:
+    """Second moments of features, (D + 1) with the bias: of one set of images they steer the solver on another like it."""
+
+    basis_RR: Tensor | None
+    eigen_R: Tensor
+
+
+def make_design(features_ND: FloatArray, steering: Steering | None = None) -> Design:
     """Standardise `features_ND` (over all its rows, labels unseen) and choose coordinates.
 
-    Beyond the input it takes one float32 copy of the features, or for N <= D about N x D float64 for a moment.
+    Beyond the input it takes one float32 copy of the features, or for N <= D about N x D float64 for a moment. With `steering`
+    the second moments need not be computed, where they would be.
     Raises DataUnusable for values that are not finite.
     """
     standardiser = standardise(features_ND)
     count, width = features_ND.shape
     if count <= width and count <= LARGEST_BASIS:
         return _spanned(features_ND, standardiser)
-    return _direct(features_ND, standardiser)
+    return _direct(features_ND, standardiser, steering)
 
 
-def _direct(features_ND: FloatArray, standardiser: Standardiser) -> Design:
+def _direct(features_ND: FloatArray, standardiser: Standardiser, steering: Steering | None) -> Design:
     count, width = features_ND.shape
     dtype = torch.float64 if features_ND.size <= DOUBLE_BELOW else torch.float32
     # Before the copy is made: the eigenvectors' workspace and the copy then never stand in memory together.
-    basis_RR, eigen_R = _second_moments(features_ND, standardiser, dtype)
+    moments = steering or _second_moments(features_ND, standardiser, dtype)
     x_NR = torch.ones(count, width + 1, dtype=dtype)
     for rows in row_blocks(features_ND):
         x_NR[rows, :width] = torch.from_numpy(standardiser(features_ND[rows])).to(dtype)
     return Design(
         x_NR=x_NR,
-        basis_RR=basis_RR,
-        eigen_R=eigen_R,
+        basis_RR=None if moments.basis_RR is None else moments.basis_RR.to(dtype),
+        eigen_R=moments.eigen_R.to(dtype),
         turned=False,
         lift=lambda w: w,
         lower=lambda w: w,
@@ -90,12 +103,12 @@ def _direct(features_ND: FloatArray, standardiser: Standardiser) -> Design:
     )
 
 
-def _second_moments(features_ND: FloatArray, standardiser: Standardiser, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
+def _second_moments(features_ND: FloatArray, standardiser: Standardiser, dtype: torch.dtype) -> Steering:
     """Eigenvectors and eigenvalues of the covariance, estimated on evenly spaced images; the bias stands alone."""
     count, width = features_ND.shape
     eigen_R = torch.ones(width + 1, dtype=dtype)
     if width > LARGEST_BASIS:
-        return None, eigen_R
+        return Steering(basis_RR=None, eigen_R=eigen_R)
     stride = max(1, count // (SAMPLE * width))
     gram_DD = torch.zeros(width, width, dtype=dtype)
     for rows in row_blocks(features_ND, stride):
@@ -105,7 +118,7 @@ def _second_moments(features_ND: FloatArray, standardiser: Standardiser, dtype: 
     basis_RR = torch.zeros(width + 1, width + 1, dtype=dtype)
     basis_RR[:-1, :-1], basis_RR[-1, -1] = basis_DD, 1.0
     eigen_R[:-1] = eigen_D.clamp_min(0)
-    return basis_RR, eigen_R
+    return Steering(basis_RR=basis_RR, eigen_R=eigen_R)
 
 
 def _spanned(features_ND: FloatArray, standardiser: Standardiser) -> Design:

@@ -89,7 +89,7 @@ class FoldSolver:
             yield self.held[problem // per_fold], slice(column, column + logits)
 
     def _judge(self, logits_NK: NDArray[np.float32], l2: float, features: str) -> Strength:
-        nll_NL, right_N = _losses(logits_NK.astype(np.float64), self.targets, self.classes)
+        nll_NL, right_N = losses_of(logits_NK.astype(np.float64), self.targets, self.classes)
         weight_NL = self.weights_LN.T * self.known_NK
         nll_NL = np.where(weight_NL > 0, nll_NL, 0.0)
         total = weight_NL.sum()
@@ -111,8 +111,8 @@ class FoldSolver:
             solver.release()
 
 
-def _losses(logits_NK: NDArray[np.float64], targets: Targets, classes: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The negative log-likelihood, (N, 1) or for several labels (N, K), and whether every label is right, (N,)."""
+def losses_of(logits_NK: NDArray[np.float64], targets: Targets, classes: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The negative log-likelihood in nats, (N, 1) or for several labels (N, K), and whether every label is right, (N,)."""
     if targets.ndim == 2:
         nll_NK = np.logaddexp(0.0, np.where(targets, -logits_NK, logits_NK))
         return nll_NK, ((logits_NK > 0) == targets.astype(bool)).all(axis=1)

@@ -235,14 +235,22 @@ def attach_own(backbone: Backbone, own: OwnHead, temperature: float = 1.0) -> nn
 
     A head on pooled features goes where the network's own was, where that took them as they are.
     """
+    (place, *others) = backbone.main_heads
+    if own.stage or others or not place.is_output or place.kind != "linear":
+        return own_behind_features(backbone, own, temperature)
+    module = copy.deepcopy(backbone.module)
+    replace_layer(module, place.path, _tempered(own, temperature))
+    return module.eval()
+
+
+def _tempered(own: OwnHead, temperature: float) -> nn.Module:
     head: nn.Module = copy.deepcopy(own.module)
-    if temperature != 1:
-        head = Tempered(head, temperature)
+    return head if temperature == 1 else Tempered(head, temperature)
+
+
+def own_behind_features(backbone: Backbone, own: OwnHead, temperature: float = 1.0) -> FeaturesAndHead:
+    """`attach_own` as what the head takes and the head, apart."""
+    head = _tempered(own, temperature)
     if own.stage:
         return FeaturesAndHead(copy.deepcopy(MapOf(backbone, own)), Averaged(head)).eval()
-    (place, *others) = backbone.main_heads
-    if others or not place.is_output or place.kind != "linear":
-        return FeaturesAndHead(copy.deepcopy(Features(backbone, ())), head).eval()
-    module = copy.deepcopy(backbone.module)
-    replace_layer(module, place.path, head)
-    return module.eval()
+    return FeaturesAndHead(copy.deepcopy(Features(backbone, ())), head).eval()
