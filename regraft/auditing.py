@@ -4,17 +4,20 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from regraft.artifact.durable import write_synced
 from regraft.audit.audit import Seen, audit_samples
+from regraft.cache.store import default_folder
 from regraft.clock import Clock
 from regraft.data.excluded import ACTION, EXCLUDE, PATH
 from regraft.evaluate.table import cannot_write
 from regraft.evaluate.temperature import fit_temperature
 from regraft.findings import Audit, Copies
+from regraft.memo import key_of, remembered
 from regraft.prepare import Prepared, prepare
 from regraft.progress import Progress, Silent
 from regraft.recipe import Recipe
@@ -60,9 +63,34 @@ def audit_of(ready: Prepared, tested: Predictions | None, caution: Caution | Non
             distant=distant,
             distances=distances,
         )
-        kept = sum(len(group.names) for group in ready.copies)
-        found = audit_samples(seen, ready.copies, tested, kept_together=kept if ready.split.drawn else 0)
+        found = remembered(
+            ready.recipe.cache or default_folder(), _key(ready, seen, tested), Audit, partial(_find, ready, seen, tested)
+        )
     return replace(found, seconds=clock.seconds()["total"])
+
+
+def _find(ready: Prepared, seen: Seen, tested: Predictions | None) -> Audit:
+    kept = sum(len(group.names) for group in ready.copies)
+    return audit_samples(seen, ready.copies, tested, kept_together=kept if ready.split.drawn else 0)
+
+
+def _key(ready: Prepared, seen: Seen, tested: Predictions | None) -> str:
+    samples = (*seen.train, *seen.test)
+    known = [(sample.name, sample.labels, sample.group or "") for sample in samples]
+    logits = () if tested is None else (tested.logits_NK,)
+    return key_of(
+        "audit",
+        known,
+        len(seen.train),
+        ready.observed.digests,
+        ready.split.drawn,
+        ready.copies,
+        seen.answers.logits_NK,
+        seen.folds_N,
+        seen.distant,
+        seen.distances,
+        logits,
+    )
 
 
 def _answers(ready: Prepared) -> Predictions:

@@ -17,6 +17,7 @@ from regraft.evaluate.table import write_predictions
 from regraft.evidence.mistaken import EVIDENCE_WORDS, LIMIT, mistake_overlays
 from regraft.fitted import Fitted
 from regraft.kept import KeptImages, write_images
+from regraft.memo import key_of, remembered
 from regraft.prepare import Prepared, prepare
 from regraft.progress import Progress, Silent
 from regraft.recipe import Device, Recipe
@@ -28,12 +29,13 @@ from regraft.task.classify import predictions_of, targets_of
 from regraft.train.caution import caution_of
 from regraft.train.checkpoints import Identity, Resume, asked_of, forget, keepers_in, machine
 from regraft.train.curves import Curves
+from regraft.train.learning_curve import learning_curve
 from regraft.train.observed import Observed
 from regraft.train.rule import rule_of_thumb
 from regraft.train.setting import Model, Setting
 from regraft.train.sheet import augmented_images
 from regraft.train.strategy import apply_strategy
-from regraft.values import Predictions, RunSummary, Split
+from regraft.values import LearningCurve, Predictions, RunSummary, Split
 
 # What a person says of the data beside where it is.
 _OF_SPLIT = ("test", "test_share", "path_column", "label_column", "split_column", "group_column", "group_pattern")
@@ -82,6 +84,8 @@ def complete(
         test, cross_validation = _predictions(split, observed, model, caution.temperature)
         summary = _summary(ready, model, test, cross_validation, command)
         summary = replace(summary, calibrated=caution.calibrated, abstain=caution.rule)
+    with clock("learning curve"):
+        summary = replace(summary, learning=_learning(ready, progress))
     with clock("audit"):
         audit = audit_of(ready, test, caution)
     with clock("saving"):
@@ -89,6 +93,9 @@ def complete(
         write_images(out, _kept(ready))
     summary = replace(summary, run=out, seconds=clock.seconds(), report=out / "report.html")
     paths = {sample.name: sample.path for sample in (*observed.train, *observed.test)}
+    with clock("pictures"):
+        overlays = _overlays(fitted, test or cross_validation, paths, recipe.device)
+    summary = replace(summary, seconds=clock.seconds())
     content = gather(
         summary,
         test=test,
@@ -97,7 +104,7 @@ def complete(
         # A name that two sets share is a path where it is shown.
         thumbnails=lambda name: thumbnail(paths.get(name) or Path(name)),
         augmented=augmented_images(ready.strategy, observed.train, ready.backbone.preprocess, recipe.seed),
-        overlays=_overlays(fitted, test or cross_validation, paths, recipe.device),
+        overlays=overlays,
     )
     write_report(content, out)
     # Last: what is killed before can go on, and then lacks nothing.
@@ -109,6 +116,31 @@ def _overlays(fitted: Fitted, shown: Predictions, paths: dict[str, Path], device
     """The evidence for the most confident mistakes; none of images that are not at hand any more."""
     there = {name: path for name, path in paths.items() if path.exists()}
     return Overlays(words=EVIDENCE_WORDS, pictures=mistake_overlays(fitted, mistakes(shown, LIMIT), there, device=device))
+
+
+def _learning(ready: Prepared, progress: Progress) -> LearningCurve:
+    """What the solved head would gain from more images, whatever is trained beside it."""
+    solved, observed, split = ready.solved, ready.observed, ready.split
+    groups = [sample.group for sample in observed.train]
+    key = key_of(
+        "learning", solved.weight_KD, solved.out_of_fold_NK, observed.digests, observed.folds_N, groups, ready.recipe.seed
+    )
+
+    def draw() -> LearningCurve:
+        return learning_curve(
+            observed.train_features.leading(solved.weight_KD.shape[1]),
+            targets_of(observed.train, split.classes, split.multi_label),
+            observed.folds_N,
+            solved.out_of_fold_NK,
+            classes=len(split.classes),
+            l2=solved.choice.l2,
+            balanced=solved.choice.balanced,
+            groups=groups,
+            seed=ready.recipe.seed,
+            progress=progress,
+        )
+
+    return remembered(ready.recipe.cache or default_folder(), key, LearningCurve, draw)
 
 
 def _setting(ready: Prepared, told: Curves, progress: Progress) -> Setting:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from regraft.cache.engines import give_back, pick_device
 from regraft.cache.extract import Extracted, extract_features
 from regraft.cache.store import default_folder
 from regraft.clock import Clock
+from regraft.data.look import VERSION as LOOK_VERSION
 from regraft.data.look import Looks, looks_from
 from regraft.data.materialise import on_disk
 from regraft.data.native import FOR_HEAD, FOR_TRAINING, smaller_size, usual_side
@@ -25,6 +27,7 @@ from regraft.data.read import read_samples
 from regraft.data.split import keep_together, split_samples
 from regraft.errors import UsageError
 from regraft.findings import Alike, Copies
+from regraft.memo import key_of, remembered
 from regraft.progress import Progress, Silent
 from regraft.recipe import DEFAULT_BACKBONE, Recipe
 from regraft.saved import load
@@ -81,7 +84,7 @@ def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
     with clock("features"):
         extracted = _extract(recipe, samples, split, backbone, progress)
     with clock("copies"):
-        alike = _alike(split, extracted)
+        alike = _alike(recipe, split, extracted)
         together = keep_together(split, recipe.data, recipe.seed, _numbered(alike, split))
         if together.how != split.how:
             progress.note(together.how)
@@ -208,11 +211,14 @@ def looks_of(extracted: Extracted) -> Looks:
     return looks_from([row.tobytes() for row in extracted.looks[:]])
 
 
-def _alike(split: Split, extracted: Extracted) -> tuple[Alike, ...]:
+def _alike(recipe: Recipe, split: Split, extracted: Extracted) -> tuple[Alike, ...]:
     samples = [*split.train, *split.test]
     kept = [samples[i] for i in extracted.kept_M]
     inside = int(np.count_nonzero(extracted.kept_M < len(split.train)))
-    return find_copies(looks_of(extracted), extracted.digests, names_of(kept[:inside], kept[inside:]))
+    names = names_of(kept[:inside], kept[inside:])
+    key = key_of("copies", LOOK_VERSION, names, extracted.digests)
+    find = partial(find_copies, looks_of(extracted), extracted.digests, names)
+    return remembered(recipe.cache or default_folder(), key, tuple[Alike, ...], find)
 
 
 def described(train: Sequence[Sample], test: Sequence[Sample]) -> tuple[list[str], list[str], list[str]]:

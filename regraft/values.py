@@ -525,6 +525,7 @@ class RunSummary:
     calibrated: Calibrated | None = None
     abstain: AbstainRule | None = None
     weights: str = ""
+    learning: "LearningCurve | None" = None
 
     @property
     def asked(self) -> str:

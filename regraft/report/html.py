@@ -16,6 +16,7 @@ from regraft.report.compared import auto_verdict, gain_words, judgement, outcome
 from regraft.report.confusion import MAP_CLASSES, confusion_map, confusion_rows
 from regraft.report.content import MISTAKES, ReportContent
 from regraft.report.figures import SERIES, intervals_figure, reliability_figure
+from regraft.report.learning import learning_curve_figure, learning_curve_words
 from regraft.report.pictures import Album
 from regraft.report.regularisation import at_edge, feature_sets, is_chosen, regularisation_figure
 from regraft.report.summary import Confusion, confusions, sentences
@@ -62,6 +63,7 @@ def _drawn(content: ReportContent, letters: int) -> str:
             **audit_context(content, album),
             **_calibration(shown),
             **_abstention(content),
+            **_learning(summary),
             **_regularisation(summary),
             **_compared(summary),
             intervals=intervals_figure(_accuracies(summary), scores.baseline),
@@ -143,6 +145,13 @@ def _abstention(content: ReportContent) -> dict[str, Any]:
     return {"rule": rule, "abstain_words": abstain_words(rule), "asked_words": asked_words(rule), "coverage": figure} | {
         "answers_where": answers_where(rule)
     }
+
+
+def _learning(summary: RunSummary) -> dict[str, Any]:
+    curve = summary.learning
+    if curve is None:
+        return {"learning_words": "", "learning_curve": None}
+    return {"learning_words": learning_curve_words(curve), "learning_curve": learning_curve_figure(curve)}
 
 
 def _regularisation(summary: RunSummary) -> dict[str, Any]:
