@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from regraft.audit.copies import copies_of, find_copies
+from regraft.audits.copies import copies_of, find_copies
 from regraft.data.decode import decode_image, load_pixels_and_look
 from regraft.data.preprocess import Preprocess
 from regraft.errors import ImageRejected

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from resplit import link
 
 import regraft
-from regraft.audit.labels import suspect_labels
-from regraft.audit.noise import doubts, fit_noise, log_odds_of
+from regraft.audits.labels import suspect_labels
+from regraft.audits.noise import doubts, fit_noise, log_odds_of
 from regraft.evaluate.probability import log_probabilities
 from regraft.evaluate.table import read_predictions
 from regraft.values import Predictions

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from regraft.artifact.durable import write_synced
-from regraft.audit.audit import Seen, audit_samples
+from regraft.audits.audit import Seen, audit_samples
 from regraft.cache.store import default_folder
 from regraft.clock import Clock
 from regraft.data.excluded import ACTION, EXCLUDE, PATH

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from regraft.artifact.load import read_config
 from regraft.artifact.schema import Config, check_class_names
-from regraft.audit.audit import names_of
-from regraft.audit.copies import copies_of, find_copies, groups_of
+from regraft.audits.audit import names_of
+from regraft.audits.copies import copies_of, find_copies, groups_of
 from regraft.backbone.features import Features, later_stages
 from regraft.backbone.model import Backbone
 from regraft.cache.engines import give_back

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.artifact.schema import check_class_names
-from regraft.audit.audit import names_of
-from regraft.audit.copies import copies_of, find_copies, groups_of
+from regraft.audits.audit import names_of
+from regraft.audits.copies import copies_of, find_copies, groups_of
 from regraft.backbone.features import later_stages
 from regraft.backbone.graph import TOKENS
 from regraft.backbone.load import load_backbone

@@ -9,9 +9,9 @@ from drawn_pictures import drawn, encoded
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance
 
-from regraft.audit.align import align, inverse, move, smooth, turn
-from regraft.audit.candidates import UNIT, cosines_of, nearest_pairs, spectra_of, ways_of
-from regraft.audit.copies import copies_of, find_copies, groups_of
+from regraft.audits.align import align, inverse, move, smooth, turn
+from regraft.audits.candidates import UNIT, cosines_of, nearest_pairs, spectra_of, ways_of
+from regraft.audits.copies import copies_of, find_copies, groups_of
 from regraft.data.decode import load_pixels_and_look
 from regraft.data.look import LOOK, Looks
 from regraft.data.preprocess import Preprocess

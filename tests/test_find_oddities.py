@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from regraft.audit.oddities import find_oddities, outliers_of
-from regraft.audit.spread import beyond
+from regraft.audits.oddities import find_oddities, outliers_of
+from regraft.audits.spread import beyond
 from regraft.findings import Odd
 
 SEEDS = range(100)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from regraft.audit.shortcuts import SIDES, find_shortcuts
+from regraft.audits.shortcuts import SIDES, find_shortcuts
 
 SEEDS = range(100)
 

@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from regraft.audit.classes import area_under_curve, imbalance_of, mixed_classes
-from regraft.audit.labels import suspect_labels
-from regraft.audit.noise import LabelNoise, doubts, fit_noise, log_odds_of
+from regraft.audits.classes import area_under_curve, imbalance_of, mixed_classes
+from regraft.audits.labels import suspect_labels
+from regraft.audits.noise import LabelNoise, doubts, fit_noise, log_odds_of
 from regraft.errors import DataUnusable
 from regraft.evaluate.probability import probabilities
 from regraft.findings import Imbalance, Suspect

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.audit.noise import LabelNoise, doubts, log_odds_of
+from regraft.audits.noise import LabelNoise, doubts, log_odds_of
 from regraft.evaluate.mistakes import labels
 from regraft.evaluate.probability import Targets, decisions, known_truth
 from regraft.findings import Suspect

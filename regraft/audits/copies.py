@@ -10,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 
-from regraft.audit.alike import CROPPED, Compared, compare_nearest
+from regraft.audits.alike import CROPPED, Compared, compare_nearest
 from regraft.data.look import Looks
 from regraft.findings import Alike, Copies, Sameness
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.audit.classes import imbalance_of, mixed_classes
-from regraft.audit.labels import suspect_labels
-from regraft.audit.noise import fit_noise
-from regraft.audit.oddities import find_oddities, outliers_of
-from regraft.audit.shortcuts import find_shortcuts
+from regraft.audits.classes import imbalance_of, mixed_classes
+from regraft.audits.labels import suspect_labels
+from regraft.audits.noise import fit_noise
+from regraft.audits.oddities import find_oddities, outliers_of
+from regraft.audits.shortcuts import find_shortcuts
 from regraft.data.look import Looks
 from regraft.evaluate.metrics import score
 from regraft.evaluate.probability import known_truth

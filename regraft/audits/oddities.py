@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.audit.spread import beyond
+from regraft.audits.spread import beyond
 from regraft.findings import Odd, Outlier
 
 # Judged by eye on the sets of docs/measurements.md#labels.

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.audit.align import Difference, Floats, align, difference, halve, inverse, move, smooth, turn
-from regraft.audit.candidates import cosines_of, nearest_pairs, spectra_of, ways_of
+from regraft.audits.align import Difference, Floats, align, difference, halve, inverse, move, smooth, turn
+from regraft.audits.candidates import cosines_of, nearest_pairs, spectra_of, ways_of
 from regraft.data.look import Looks
 
 # Where these come from, and what they cost in copies missed: docs/measurements.md#copies
