@@ -110,4 +110,4 @@ def _checked(
     sizes_S = np.asarray(images, dtype=np.float64)
     if len(np.unique(sizes_S)) < FEWEST_POINTS or errors_S.shape != sizes_S.shape or (np.diff(sizes_S) < 0).any():
         raise ValueError(f"expected {FEWEST_POINTS} numbers of images or more, ascending, got {list(images)}")
-    return sizes_S, np.linalg.cholesky(covariance_SS)
+    return sizes_S, np.asarray(np.linalg.cholesky(covariance_SS), np.float64)

@@ -98,7 +98,7 @@ def learning_curve(
 def _level_of_folds(problem: _Problem, folds_N: NDArray[np.int64], out_of_fold_NK: FloatArray) -> Level:
     """What cross-validation says: all images but those of one fold were learned from."""
     held = np.bincount(folds_N)
-    wrong_J, nll_J = _judge(np.asarray(out_of_fold_NK[problem.judges_J]), problem, problem.judges_J)
+    wrong_J, nll_J = _judge(np.asarray(out_of_fold_NK[problem.judges_J], np.float64), problem, problem.judges_J)
     return Level(images=len(folds_N) - float(held[held > 0].mean()), wrong_HJ=wrong_J[None], nll_HJ=nll_J[None])
 
 
@@ -168,4 +168,4 @@ def _judge(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of each of the rows: 1 where the answer is wrong (several labels: any of them), and the loss in nats."""
     nll_ML, right_M = losses_of(logits_MK.astype(np.float64), problem.targets[rows], problem.classes)
-    return 1.0 - right_M, nll_ML.mean(axis=1)
+    return np.asarray(1.0 - right_M, np.float64), np.asarray(nll_ML.mean(axis=1), np.float64)

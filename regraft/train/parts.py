@@ -38,4 +38,4 @@ def units_of(groups: Sequence[str | None]) -> NDArray[np.int64]:
 def rarest(truth_NK: NDArray[np.bool_]) -> NDArray[np.int64]:
     """(N,) the label of each image that the fewest have; K for an image without any."""
     images_NK = np.where(truth_NK, truth_NK.sum(axis=0), len(truth_NK) + 1)
-    return np.where(truth_NK.any(axis=1), images_NK.argmin(axis=1), truth_NK.shape[1]).astype(np.int64)
+    return np.asarray(np.where(truth_NK.any(axis=1), images_NK.argmin(axis=1), truth_NK.shape[1]), np.int64)

@@ -49,7 +49,7 @@ def doubts(probabilities_NK: FloatArray, multi_label: bool) -> NDArray[np.float6
     """
     if multi_label:
         return np.asarray((1.0 - np.abs(2.0 * probabilities_NK - 1.0)).max(axis=1), dtype=np.float64)
-    best_N2 = np.partition(probabilities_NK, -2, axis=1)[:, -2:]
+    best_N2 = np.asarray(np.partition(probabilities_NK, -2, axis=1)[:, -2:], np.float64)
     return np.asarray(1.0 - (best_N2[:, 1] - best_N2[:, 0]), dtype=np.float64)
 
 
