@@ -18,7 +18,7 @@ from regraft.evaluate.table import cannot_write
 from regraft.evaluate.temperature import fit_temperature
 from regraft.findings import Audit, Copies
 from regraft.memo import key_of, remembered
-from regraft.prepare import Prepared, prepare
+from regraft.prepare import Prepared, looks_of, prepare
 from regraft.progress import Progress, Silent
 from regraft.recipe import Recipe
 from regraft.rows import safe_cell
@@ -57,7 +57,7 @@ def audit_of(ready: Prepared, tested: Predictions | None, caution: Caution | Non
         seen = Seen(
             train=observed.train,
             test=observed.test,
-            looks=ready.looks,
+            looks=looks_of(ready.extracted),
             answers=_answers(ready),
             folds_N=observed.folds_N,
             distant=distant,

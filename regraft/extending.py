@@ -111,7 +111,6 @@ def extend(
         split=split,
         extracted=extracted,
         observed=replace(observed, rejected=()),
-        looks=looks,
         copies=copies,
         solved=solved,
     )

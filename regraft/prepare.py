@@ -49,8 +49,7 @@ MOST_REJECTED = 0.1
 class Prepared:
     """What is known before anything is trained. `recipe` names data on disk, `strategy` is it with its defaults filled in.
 
-    `looks` and `copies` are of the readable images in the order of `observed`: training images, then test images. `solved` is
-    the head that `baseline` describes; `own` a head of the user's own.
+    `copies` are among the readable images, `solved` is the head that `baseline` describes, `own` a head of the user's own.
     """
 
     recipe: Recipe
@@ -62,7 +61,6 @@ class Prepared:
     split: Split
     extracted: Extracted
     observed: Observed
-    looks: Looks
     copies: tuple[Copies, ...]
     solved: HeadFit
 
@@ -90,7 +88,8 @@ def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
             progress.note(together.how)
         extracted = extracted.reordered(_order(split, together))
         split = together
-        observed, looks = observe(split, extracted), looks_of(extracted)
+        observed = observe(split, extracted)
+        give_back()
         copies = copies_of(alike, *described(observed.train, observed.test))
     with clock("head"):
         # Always: it costs little, and whatever costs more starts from it or has to beat it.
@@ -105,7 +104,6 @@ def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
         split=split,
         extracted=extracted,
         observed=observed,
-        looks=looks,
         copies=copies,
         solved=solved,
     )

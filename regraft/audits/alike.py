@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.audits.align import Difference, Floats, align, difference, halve, inverse, move, smooth, turn
-from regraft.audits.candidates import cosines_of, nearest_pairs, spectra_of, ways_of
+from regraft.audits.candidates import by_blocks, cosines_of, nearest_pairs, spectra_of, ways_of
 from regraft.data.look import Looks
 
 # Where these come from, and what they cost in copies missed: docs/measurements.md#copies
@@ -107,7 +107,7 @@ def compare_nearest(looks: Looks) -> Compared:
 
     Blank images are in none. Of images that are equal, one should be given.
     """
-    varied = np.flatnonzero(looks["grey"].std(axis=(1, 2)) >= BLANK)
+    varied = np.flatnonzero(_deviations(looks["grey"]) >= BLANK)
     looks = looks[varied]
     spectra_N2FF, brightness_N = spectra_of(looks["grey"]), looks["mean"].mean(axis=1)
     pairs_P2 = nearest_pairs(spectra_N2FF, brightness_N, nearest=NEAREST, least=LEAST_SPECTRUM, apart=MOST_MEAN)
@@ -122,6 +122,11 @@ def compare_nearest(looks: Looks) -> Compared:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         blocks = pool.map(lambda at: compare(looks, pairs_P2[at : at + _BLOCK], ways_P[at : at + _BLOCK]), starts)
         return _joined(list(blocks), varied)
+
+
+@by_blocks
+def _deviations(grey_NHW: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.asarray(grey_NHW.std(axis=(1, 2)), np.float64)
 
 
 def compare(looks: Looks, pairs_P2: NDArray[np.intp], ways_P: NDArray[np.intp]) -> Compared:
