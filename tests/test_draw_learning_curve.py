@@ -46,6 +46,9 @@ def test_a_curve_that_rises_has_a_flat_law() -> None:
     assert law(10_000) == pytest.approx(law(50), abs=1e-6)
     assert law.floor >= 0
     assert law.scale >= 0
+    steep = draw_errors(SIZES, np.array([0.1, 0.2, 0.3, 0.4, 0.5]), 1e-6 * np.eye(5), [640.0, 1280.0], seed=0)
+    np.testing.assert_array_equal(steep[:, 0], steep[:, 1])
+    assert steep[:, 0].std() > 0.05
 
 
 def test_the_band_covers_what_it_should() -> None:

@@ -82,15 +82,23 @@ def draw_errors(
     allowed_CB = (draws_CB2 >= 0).all(axis=2)
     weights_CB = np.where(allowed_CB, weights_C[:, None], 0.0)
     if not weights_CB.any():
-        # All but impossible to draw: the curve does not fall at all. What is left is the constant that fits.
-        law = fit_power_law(images, errors_S, covariance_SS)
-        return np.array([[law(n) for n in at]])
+        return _constants(errors_S, root_SS, len(at), seed)
     # Systematic resampling: equal weights, for quantiles that are simple ones.
     places = (np.arange(weights_CB.size // 4) + 0.5) / (weights_CB.size // 4)
     chosen = np.searchsorted(np.cumsum(weights_CB) / weights_CB.sum(), places)
     exponents, (floors, falling) = np.repeat(_GRID, _DRAWS)[chosen], draws_CB2.reshape(-1, 2)[chosen].T
     ratios_M = np.asarray(at, dtype=np.float64) / sizes_S[-1]
     return np.asarray(floors[:, None] + falling[:, None] * ratios_M ** -exponents[:, None])
+
+
+def _constants(errors_S: NDArray[np.float64], root_SS: NDArray[np.float64], places: int, seed: int) -> NDArray[np.float64]:
+    """Draws for points that rise, so that no law that falls comes near: levels that do not change, as far as they are known."""
+    ones_S, white_S = np.linalg.solve(root_SS, np.ones_like(errors_S)), np.linalg.solve(root_SS, errors_S)
+    precision = float(ones_S @ ones_S)
+    level = float(ones_S @ white_S) / precision
+    inflation = max(1.0, float(((white_S - level * ones_S) ** 2).sum()) / (len(errors_S) - 1))
+    noise_B = np.random.default_rng((seed, 0x1EA7)).standard_normal(len(_GRID) * _DRAWS // 4)
+    return np.repeat((level + noise_B * np.sqrt(inflation / precision))[:, None], places, axis=1)
 
 
 def _fits(sizes_S: NDArray[np.float64], errors_S: NDArray[np.float64], root_SS: NDArray[np.float64]) -> _Fits:
