@@ -135,14 +135,14 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=2000)
-    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--only", default="", help="cases whose name and signal hold this: skewed, 2.45")
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     parser.add_argument("--figures", default=",".join(FIGURES))
     arguments = parser.parse_args()
     figures = arguments.figures.split(",")
     print(f"| answers | right | images | {' | '.join(figures)} |\n|{'---|' * (3 + len(figures))}")
     for case in CASES:
-        if arguments.only not in case.name:
+        if arguments.only not in f"{case.name} {case.signal}":
             continue
         accuracy = FIGURES["accuracy"][0](population(case))
         for n in map(int, arguments.sizes.split(",")):
