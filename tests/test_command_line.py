@@ -714,7 +714,9 @@ def test_a_closed_pipe_is_a_quiet_end() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_end_with_their_codes(number: signal.Signals, code: int) -> None:
-    with subprocess.Popen([sys.executable, "-c", ENDLESS, "0.01"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    # A shell that starts something in the background has it ignore Ctrl-C, and so do the children of that.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + ENDLESS
+    with subprocess.Popen([sys.executable, "-c", heard, "0.01"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stderr is not None
         child.stdout.readline()
