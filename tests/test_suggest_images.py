@@ -201,7 +201,8 @@ def test_the_command_prints_writes_and_says_what_failed(
     assert [row["path"] for row in rows] == [one["path"] for one in fields["suggestions"]]
     assert float(rows[0]["doubt"]) == pytest.approx(fields["suggestions"][0]["doubt"], rel=1e-4)
     assert main(arguments) == 5
-    assert "suggested  3 of 8 images" in capsys.readouterr().out
+    # Pictures of noise are near copies of one another to some engines, and not to others.
+    assert f"suggested  {len(fields['suggestions'])} of 8 images" in capsys.readouterr().out
     assert main([*arguments, "--out", str(out)]) == 2
     assert main([*arguments, "--out", str(tmp_path / "next.txt")]) == 2
     for path in [*out.parent.glob(".*")]:
