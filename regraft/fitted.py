@@ -105,12 +105,6 @@ class Fitted:
         self, samples: Sequence[Sample], *, device: Device = "auto", progress: Progress = Silent()
     ) -> NDArray[np.float64]:
         """(N, K) logits of images that are known to be readable. Raises DataUnusable where one is not any more."""
-        return self.answers(samples, device=device, progress=progress)[0]
-
-    def answers(
-        self, samples: Sequence[Sample], *, device: Device = "auto", progress: Progress = Silent()
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """`logits` (N, K), and how far the images are from those fitted on (N,), where that is measured."""
         answers = list(self._ask([(sample.path, sample.name) for sample in samples], device, progress))
         lost = [answer.name for answer in answers if isinstance(answer, Rejected)]
         if lost:
@@ -119,9 +113,10 @@ class Fitted:
                 got=f"no longer readable: {', '.join(lost[:5])}",
                 fix="run the same command again",
             )
-        return self._parted(answers)
+        return self._parted(answers)[0]
 
     def _parted(self, answers: Sequence[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Logits (N, K), and how far the images are from those fitted on (N,), where that is measured."""
         rows = np.array(answers, np.float64).reshape(len(answers), -1 if answers else len(self.classes))
         logits_NK, rest = rows[:, : len(self.classes)], rows[:, len(self.classes) :]
         return logits_NK, rest[:, 0] if rest.shape[1] else None

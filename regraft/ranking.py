@@ -26,15 +26,13 @@ from regraft.errors import OutOfSpace, RegraftError, TooFewImages, TooManyUnread
 from regraft.evaluate.compare import mean_and_error
 from regraft.evaluate.metrics import score
 from regraft.evaluate.probability import decisions, known_truth, negative_log_likelihoods, right
-from regraft.prepare import MOST_REJECTED
+from regraft.prepare import MOST_REJECTED, solve
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device, Recipe
 from regraft.strategies import Head
-from regraft.task.classify import predictions_of, targets_of
+from regraft.task.classify import predictions_of
 from regraft.train.folds import INDIFFERENT
-from regraft.train.head_fit import HeadFit, fit_head
-from regraft.train.memory import head_key, recall_head, remember_head
-from regraft.train.observed import Observed, observe
+from regraft.train.observed import observe
 from regraft.values import RankedBackbone, Ranking, Split
 
 IMAGES = 1000
@@ -169,7 +167,7 @@ def _judge(name: str, recipe: Recipe, split: Split, progress: Progress) -> Judge
         backbone = load_backbone(name, weights=recipe.weights, size=recipe.size, whole_image=True, trust=recipe.trust)
     extracted = _extract(backbone, recipe, split, progress)
     observed = observe(split, extracted)
-    head = _solve(recipe, split, observed, extracted, progress)
+    head = solve(recipe, Head(), split, observed, extracted, progress)
     out_of_fold = predictions_of(observed.train, split.classes, split.multi_label, head.out_of_fold_NK)
     truth, groups = known_truth(out_of_fold), tuple(sample.group or f"/{sample.name}" for sample in observed.train)
     nll_N = negative_log_likelihoods(out_of_fold, truth)
@@ -206,19 +204,6 @@ def _extract(backbone: Backbone, recipe: Recipe, split: Split, progress: Progres
         most_rejected=None if recipe.data.skip_bad else int(MOST_REJECTED * len(split.train)),
         progress=progress,
     )
-
-
-def _solve(recipe: Recipe, split: Split, observed: Observed, extracted: Extracted, progress: Progress) -> HeadFit:
-    assert recipe.cache is not None, "set when the recipe was made"
-    strategy, classes = Head(), len(split.classes)
-    targets = targets_of(observed.train, split.classes, split.multi_label)
-    key = head_key(extracted.table, observed.digests, targets, observed.folds_N, classes, strategy)
-    head = recall_head(recipe.cache, key)
-    if head is None:
-        features, columns = observed.train_features, extracted.columns
-        head = fit_head(strategy, features, columns, targets, observed.folds_N, classes=classes, progress=progress)
-        remember_head(recipe.cache, key, head)
-    return head
 
 
 def compare(judged: Sequence[Judged], failed: Sequence[tuple[str, RegraftError]], split: Split) -> Ranking:
