@@ -1,6 +1,6 @@
 """More images, or a class more, for a run whose old images need not be at hand: their features are still in the cache."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,14 +19,13 @@ from regraft.cache.extract import Extracted, extract_features, looks_table
 from regraft.cache.store import Table, default_folder
 from regraft.clock import Clock
 from regraft.data.balance import hold_out, make_units
-from regraft.data.look import looks_from
 from regraft.data.read import read_more
-from regraft.data.split import fold_numbers
+from regraft.data.split import fold_numbers, keep_together
 from regraft.errors import DataUnusable, UsageError
 from regraft.fitted import Fitted
 from regraft.kept import KeptImages, read_images
 from regraft.pipeline import complete
-from regraft.prepare import Prepared, described, looks_of, solve
+from regraft.prepare import Prepared, described, looks_of, numbered, solve
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device, Recipe
 from regraft.saved import load
@@ -87,18 +86,24 @@ def extend(
             progress=progress,
         )
         give_back()
-        joined = _joined(run, kept, new.samples, fresh, backbone, cache)
-    with clock("copies"):
-        ready_samples = (*kept.train, *kept.test, *(new.samples[i] for i in fresh.kept_M))
-        sides = _sides(kept, [new.samples[i] for i in fresh.kept_M], joined, config.training.seed)
-        split = _split(run, more, classes, earlier.multi_label, sides, config.training.seed)
-        extracted = joined.reordered(_order(ready_samples, sides))
-        observed = observe(split, extracted)
-        looks = looks_of(extracted)
-        alike = find_copies(looks, extracted.digests, names_of(observed.train, observed.test))
-        copies = copies_of(alike, *described(observed.train, observed.test))
+        joined = _joined(run, kept, fresh, backbone, cache)
+    seed = config.training.seed
     strategy = Head(balance="auto" if config.training.balanced else "none")
-    recipe = Recipe(data=Data(path=more), strategy=strategy, seed=config.training.seed, device=device, cache=cache)
+    recipe = Recipe(data=Data(path=more), strategy=strategy, seed=seed, device=device, cache=cache)
+    with clock("copies"):
+        readable = _told_apart(kept, [new.samples[i] for i in fresh.kept_M])
+        # By number until their sides are known, which decide what to call them.
+        numbers = [str(number) for number in range(len(joined.digests))]
+        pairs = find_copies(looks_of(joined), joined.digests, numbers)
+        sides = _sides(kept, readable, groups_of(pairs), seed)
+        order = _order((*kept.train, *kept.test, *readable), sides)
+        name_of = {numbers[i]: name for i, name in zip(order, names_of(sides.train, sides.test), strict=True)}
+        alike = [replace(pair, one=name_of[pair.one], other=name_of[pair.other]) for pair in pairs]
+        split = _split(run, more, classes, earlier.multi_label, sides, seed)
+        split = keep_together(split, recipe.data, seed, numbered(alike, split))
+        extracted = joined.reordered(order)
+        observed = observe(split, extracted)
+        copies = copies_of(alike, *described(observed.train, observed.test))
     with clock("head"):
         solved = solve(recipe, strategy, split, observed, extracted, progress)
     ready = Prepared(
@@ -126,7 +131,7 @@ def _check_solved(run: Path, earlier: Fitted, config: Config) -> None:
         )
 
 
-def _joined(run: Path, kept: KeptImages, new: Sequence[Sample], fresh: Extracted, backbone: Backbone, cache: Path) -> Extracted:
+def _joined(run: Path, kept: KeptImages, fresh: Extracted, backbone: Backbone, cache: Path) -> Extracted:
     """Features of the old training images, the old test images and the new images, in this order."""
     if fresh.table != kept.table:
         raise _gone(run, cache, f"its features are of another version of the network or its libraries ({kept.table})")
@@ -155,29 +160,29 @@ def _gone(run: Path, cache: Path, got: str) -> UsageError:
     )
 
 
-def _sides(kept: KeptImages, new: Sequence[Sample], joined: Extracted, seed: int) -> _Sides:
-    """Where the new images go: with their copies, else a fifth of each class to the test images."""
-    old = (*kept.train, *kept.test)
-    names = [f"{number}" for number in range(len(old) + len(new))]
-    groups = groups_of(find_copies(looks_from([row.tobytes() for row in _all_looks(joined)]), joined.digests, names))
-    side_of_group = {
-        groups[name]: "train" if i < len(kept.train) else "test" for i, name in enumerate(names[: len(old)]) if name in groups
-    }
+def _told_apart(kept: KeptImages, new: Sequence[Sample]) -> list[Sample]:
+    """The new images; one with the name of an old one goes by its path."""
+    taken = {sample.name for sample in (*kept.train, *kept.test)}
+    return [replace(sample, name=sample.path.as_posix()) if sample.name in taken else sample for sample in new]
+
+
+def _sides(kept: KeptImages, new: Sequence[Sample], groups: Mapping[str, str], seed: int) -> _Sides:
+    """Where the new images go: with an old one that shows the same, else a fifth of each class to the test images.
+
+    `groups` names, by their numbers, images that show the same: old training images, old test images, new ones.
+    """
     if not kept.test:
         return _Sides(train=(*kept.train, *new), test=())
-    tied = {i: side_of_group.get(groups.get(names[len(old) + i], "")) for i in range(len(new))}
-    grouped = [replace(sample, group=sample.group or groups.get(names[len(old) + i])) for i, sample in enumerate(new)]
+    old = len(kept.train) + len(kept.test)
+    tests = {groups[str(i)]: i >= len(kept.train) for i in range(old) if str(i) in groups}
+    of_new = [groups.get(str(old + i)) for i in range(len(new))]
+    grouped = [replace(sample, group=sample.group or group) for sample, group in zip(new, of_new, strict=True)]
     aside = {index for unit in hold_out(make_units(grouped, seed), Data(path=Path()).test_share) for index in unit.members}
-    judges = [i for i in range(len(new)) if (tied[i] or ("test" if i in aside else "train")) == "test"]
+    judges = [tests.get(group, i in aside) if group else i in aside for i, group in enumerate(of_new)]
     return _Sides(
-        train=(*kept.train, *(sample for i, sample in enumerate(new) if i not in judges)),
-        test=(*kept.test, *(new[i] for i in judges)),
+        train=(*kept.train, *(sample for sample, judging in zip(new, judges, strict=True) if not judging)),
+        test=(*kept.test, *(sample for sample, judging in zip(new, judges, strict=True) if judging)),
     )
-
-
-def _all_looks(joined: Extracted) -> NDArray[np.uint8]:
-    assert joined.looks is not None, "asked for when the features were extracted"
-    return np.asarray(joined.looks[:])
 
 
 def _split(run: Path, more: Path, classes: tuple[str, ...], multi_label: bool, sides: _Sides, seed: int) -> Split:

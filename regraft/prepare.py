@@ -83,7 +83,7 @@ def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
         extracted = _extract(recipe, samples, split, backbone, progress)
     with clock("copies"):
         alike = _alike(recipe, split, extracted)
-        together = keep_together(split, recipe.data, recipe.seed, _numbered(alike, split))
+        together = keep_together(split, recipe.data, recipe.seed, numbered(alike, split))
         if together.how != split.how:
             progress.note(together.how)
         extracted = extracted.reordered(_order(split, together))
@@ -225,7 +225,7 @@ def described(train: Sequence[Sample], test: Sequence[Sample]) -> tuple[list[str
     return names_of(train, test), labels, ["train"] * len(train) + ["test"] * len(test)
 
 
-def _numbered(alike: Sequence[Alike], split: Split) -> NDArray[np.int64]:
+def numbered(alike: Sequence[Alike], split: Split) -> NDArray[np.int64]:
     """For each of the split's images, training images first, the number of those that show the same; -1 for one alone.
 
     Where test images are given they tie nothing: they must not decide how the training images are used.

@@ -73,6 +73,23 @@ def test_a_copy_of_an_old_image_stays_on_its_side(old: Path, tmp_path: Path, cac
     assert all(dict(pairs)[digest] == part for digest, part in pairs)
 
 
+def test_copies_share_a_fold_and_names_are_told_apart(old: Path, tmp_path: Path, cache: Path) -> None:
+    kept = read_images(old)
+    again = paint_classes(tmp_path / "again", {"amber": 15, "blue": 15})
+    more = paint_classes(tmp_path / "more", {"cyan": 10})
+    first = kept.train[0]
+    (more / first.name).parent.mkdir(parents=True)
+    shutil.copy(again / first.name, more / first.name)
+    regraft.extend(old, more, out=tmp_path / "new", device="cpu", cache=cache)
+    found = read_images(tmp_path / "new")
+    twins = [s for s, digest in zip(found.train, found.digests, strict=False) if digest == kept.digests[0]]
+    assert len(twins) == 2
+    assert len({sample.group for sample in twins}) == 1
+    assert twins[0].group is not None
+    names = [sample.name for sample in (*found.train, *found.test)]
+    assert len(set(names)) == len(names) == 30 + 10 + 1
+
+
 def test_features_that_are_gone_are_named(old: Path, tmp_path: Path) -> None:
     more = paint_classes(tmp_path / "more", {"cyan": 4})
     with pytest.raises(UsageError, match="30 of 30 images"):
