@@ -9,18 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from regraft.artifact.durable import write_synced
 from regraft.audits.audit import Seen, audit_samples
 from regraft.cache.store import default_folder
 from regraft.clock import Clock
 from regraft.data.excluded import ACTION, EXCLUDE, PATH
-from regraft.evaluate.table import cannot_write
 from regraft.evaluate.temperature import fit_temperature
 from regraft.findings import Audit, Copies
 from regraft.memo import key_of, remembered
 from regraft.prepare import Prepared, looks_of, prepare
 from regraft.progress import Progress, Silent
 from regraft.recipe import Recipe
+from regraft.replacing import replacing
 from regraft.rows import safe_cell
 from regraft.task.classify import predictions_of, targets_of
 from regraft.train.caution import Caution, novelty_of
@@ -121,13 +120,8 @@ def write_fix_list(found: Audit, path: Path) -> int:
     writer.writerow((PATH, ACTION, "finding", "detail"))
     # A name is a key here, as it is: what would be a formula to a spreadsheet is only made safe in the words beside it.
     writer.writerows((name, action, finding, safe_cell(detail)) for name, action, finding, detail in rows)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write_synced(temporary, text.getvalue().encode("utf-8", "backslashreplace"))
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+    with replacing(path) as temporary:
+        temporary.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))
     return len(rows)
 
 

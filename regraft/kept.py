@@ -6,15 +6,14 @@ the engine that made it. pyarrow is imported where it is used.
 """
 
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from regraft.errors import SavedModelRefused, UsageError
-from regraft.evaluate.table import METADATA_KEY, cannot_write
+from regraft.evaluate.table import METADATA_KEY
+from regraft.replacing import replacing
 from regraft.values import Sample
 
 if TYPE_CHECKING:
@@ -47,17 +46,8 @@ def write_images(folder: Path, kept: KeptImages) -> None:
     """
     import pyarrow.parquet as pq
 
-    path = folder / IMAGES_FILE
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with replacing(folder / IMAGES_FILE) as temporary:
         pq.write_table(_to_table(kept), temporary, compression="zstd")
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_images(folder: Path) -> KeptImages:

@@ -1,12 +1,10 @@
 """What was found out about images, kept beside their features: the same question is not worked out twice.
 
-The key holds everything that an answer depends on; a file is the SHA-256 of what follows, then JSON. A damaged one is as good
-as none, and failing to keep one is no error.
+The key holds everything that an answer depends on; a file (`cache.sealed`) holds JSON.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from regraft.cache.sealed import recall, remember
 from regraft.report.codec import of_plain, to_plain
 
 # To be raised with every change of what is found in the same images.
@@ -42,16 +41,10 @@ def _bytes(part: object) -> bytes:
 def remembered(cache: Path, key: str, kind: Any, make: Callable[[], Answer]) -> Answer:
     """The answer of type `kind` that was kept under this key, or what `make` gives, which is then kept."""
     path = cache / "found" / key
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        data = path.read_bytes()
-        if hashlib.sha256(data[64:]).hexdigest().encode() == data[:64]:
-            kept: Answer = of_plain(kind, json.loads(data[64:]), str(path))
+    if (data := recall(path)) is not None:
+        with suppress(ValueError, TypeError, KeyError):
+            kept: Answer = of_plain(kind, json.loads(data), str(path))
             return kept
     answer = make()
-    text = json.dumps(to_plain(answer), allow_nan=False).encode()
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_bytes(hashlib.sha256(text).hexdigest().encode() + text)
-        temporary.replace(path)
+    remember(path, json.dumps(to_plain(answer), allow_nan=False).encode())
     return answer

@@ -84,7 +84,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 def _write(out: Path, found: "Suggestions") -> None:
     """The suggestions as CSV, to a temporary name that is then renamed."""
-    from regraft.evaluate.table import cannot_write
+    from regraft.replacing import replacing
     from regraft.rows import csv_line
 
     columns = max((len(one.top) for one in found.chosen), default=0)
@@ -93,14 +93,8 @@ def _write(out: Path, found: "Suggestions") -> None:
     for rank, one in enumerate(found.chosen, 1):
         answers = [cell for name, share in one.top for cell in (name, f"{share:.6g}")]
         rows.append(csv_line([str(rank), one.path, f"{one.doubt:.6g}", *answers]))
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
+    with replacing(out) as temporary:
         temporary.write_bytes(b"".join(rows))
-        temporary.replace(out)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def fields_of(found: "Suggestions") -> dict[str, Any]:

@@ -7,17 +7,16 @@ pyarrow is imported where it is used: scores alone should not wait for it.
 """
 
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.errors import OutOfSpace, SavedModelRefused, UsageError
+from regraft.errors import SavedModelRefused, UsageError
 from regraft.evaluate.mistakes import labels
 from regraft.evaluate.probability import confidences, decisions, right
+from regraft.replacing import replacing
 from regraft.values import Predictions
 
 if TYPE_CHECKING:
@@ -36,16 +35,8 @@ def write_predictions(path: Path, parts: Mapping[str, Predictions]) -> None:
     import pyarrow.parquet as pq
 
     table = _to_table(parts)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_predictions(path: Path) -> dict[str, Predictions]:
@@ -70,17 +61,6 @@ def read_predictions(path: Path) -> dict[str, Predictions]:
             got=f"{path}: {type(error).__name__} {str(error)[:200]}",
             fix="give the predictions.parquet of a run, or fit again to write a new one",
         ) from error
-
-
-def cannot_write(path: Path, error: OSError) -> OutOfSpace | UsageError:
-    """The error for a person when the file `path` could not be written."""
-    import errno
-
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutOfSpace(expected=f"room to write {path}", got="a full disk", fix="free some space, or choose another --out")
-    return UsageError(
-        expected=f"to write {path}", got=error.strerror or str(error), fix="choose another --out, in a folder you may write to"
-    )
 
 
 def _to_table(parts: Mapping[str, Predictions]) -> "pa.Table":

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from regraft.errors import OutOfSpace, OutputExists, UsageError
-from regraft.evaluate.table import cannot_write
+from regraft.replacing import cannot_write
 
 _LONGEST_STEM = 60
 

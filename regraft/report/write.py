@@ -1,12 +1,11 @@
 """Writes a run's report: the page, its machine-readable twin, the model card; and draws them again from what is in the run."""
 
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from regraft.errors import SavedModelRefused, UsageError
-from regraft.evaluate.table import cannot_write, read_predictions
+from regraft.evaluate.table import read_predictions
+from regraft.replacing import replacing
 from regraft.report.card import card_of, is_edited
 from regraft.report.content import ReportContent
 from regraft.report.html import render
@@ -81,14 +80,5 @@ def _encoded(text: str) -> bytes:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)

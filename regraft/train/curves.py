@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from regraft.errors import UsageError
-from regraft.evaluate.table import cannot_write
+from regraft.replacing import cannot_write
 from regraft.train.keeper import without_nan
 from regraft.values import Epoch
 

@@ -1,13 +1,12 @@
 """Solved heads kept beside the features they came from: the same problem is not solved twice.
 
 The key holds everything the solution depends on: which features (their table's folder, which names the network, the
-preprocessing and the engine), the images' own digests, targets, folds, the strategy and this file's version. A file is the
-SHA-256 of what follows, then a safetensors block; a damaged one is as good as none.
+preprocessing and the engine), the images' own digests, targets, folds, the strategy and this file's version. A file
+(`cache.sealed`) holds a safetensors block.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -17,13 +16,13 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from regraft.cache.sealed import recall, remember
 from regraft.strategies import Head
 from regraft.train.head_fit import HeadFit
 from regraft.values import HeadChoice, Strength
 
 # To be raised with every change of the solver that changes a solution.
 VERSION = 1
-_DIGEST = 64
 
 
 def head_key(
@@ -44,11 +43,11 @@ def head_key(
 
 def recall_head(cache: Path, key: str) -> HeadFit | None:
     """The head solved before, or None."""
-    with suppress(OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
-        data = _path(cache, key).read_bytes()
-        if hashlib.sha256(data[_DIGEST:]).hexdigest().encode() != data[:_DIGEST]:
-            return None
-        arrays = safetensors.numpy.load(data[_DIGEST:])
+    data = recall(_path(cache, key))
+    if data is None:
+        return None
+    with suppress(ValueError, KeyError, TypeError, safetensors.SafetensorError):
+        arrays = safetensors.numpy.load(data)
         choice = json.loads(bytes(arrays["choice"]))
         return HeadFit(
             features=choice["features"],
@@ -64,13 +63,7 @@ def remember_head(cache: Path, key: str, head: HeadFit) -> None:
     """Keep a solved head; failing to is no error."""
     choice = np.frombuffer(json.dumps(asdict(head.choice)).encode(), np.uint8)
     arrays = {"weight": head.weight_KD, "bias": head.bias_K, "out_of_fold": head.out_of_fold_NK, "choice": choice}
-    data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    with suppress(OSError):
-        path = _path(cache, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_bytes(hashlib.sha256(data).hexdigest().encode() + data)
-        temporary.replace(path)
+    remember(_path(cache, key), safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
 
 def _path(cache: Path, key: str) -> Path:
