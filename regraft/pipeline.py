@@ -7,20 +7,21 @@ import numpy as np
 
 from regraft.artifact.save import save_model
 from regraft.auditing import audit_of
+from regraft.backbone.attach import HeadWeights
 from regraft.cache.engines import pick_device
 from regraft.cache.store import default_folder
 from regraft.clock import Clock
 from regraft.data.thumbnail import thumbnail
-from regraft.evaluate import mistakes
+from regraft.evaluate import Mistake, mistakes
 from regraft.evaluate.metrics import score
 from regraft.evaluate.table import write_predictions
-from regraft.evidence.mistaken import EVIDENCE_WORDS, LIMIT, mistake_overlays
+from regraft.evidence.mistaken import EVIDENCE_WORDS, LIMIT, mistake_overlays, wrong_answer
 from regraft.fitted import Fitted
 from regraft.kept import KeptImages, write_images
 from regraft.memo import key_of, remembered
 from regraft.prepare import Prepared, prepare
 from regraft.progress import Progress, Silent
-from regraft.recipe import Device, Recipe
+from regraft.recipe import Recipe
 from regraft.report import gather, write_report
 from regraft.report.content import Overlays
 from regraft.saved import doubts, fingerprint, to_saved, versions
@@ -94,7 +95,7 @@ def complete(
     summary = replace(summary, run=out, seconds=clock.seconds(), report=out / "report.html")
     paths = {sample.name: sample.path for sample in (*observed.train, *observed.test)}
     with clock("pictures"):
-        overlays = _overlays(fitted, test or cross_validation, paths, recipe.device)
+        overlays = _overlays(ready, fitted, mistakes(test or cross_validation, LIMIT), paths)
     summary = replace(summary, seconds=clock.seconds())
     content = gather(
         summary,
@@ -112,10 +113,26 @@ def complete(
     return replace(fitted, summary=replace(summary, seconds=clock.seconds()), audit=audit)
 
 
-def _overlays(fitted: Fitted, shown: Predictions, paths: dict[str, Path], device: Device) -> Overlays:
+def _overlays(ready: Prepared, fitted: Fitted, found: tuple[Mistake, ...], paths: dict[str, Path]) -> Overlays:
     """The evidence for the most confident mistakes; none of images that are not at hand any more."""
     there = {name: path for name, path in paths.items() if path.exists()}
-    return Overlays(words=EVIDENCE_WORDS, pictures=mistake_overlays(fitted, mistakes(shown, LIMIT), there, device=device))
+
+    def draw() -> dict[str, bytes]:
+        return mistake_overlays(fitted, found, there, device=ready.recipe.device)
+
+    if fitted.backbone is not ready.backbone or not isinstance(fitted.head, HeadWeights):
+        return Overlays(words=EVIDENCE_WORDS, pictures=draw())
+    images = (*ready.observed.train, *ready.observed.test)
+    digests = {image.name: digest for image, digest in zip(images, ready.observed.digests, strict=True)}
+    shown = [(one.name, digests[one.name], one.name in there, wrong_answer(one)) for one in found]
+    asked = (fitted.backbone.name, fitted.backbone.weights_digest, fitted.backbone.preprocess, pick_device(ready.recipe.device))
+    solved = (fitted.head.taps, fitted.head.weight_KD, fitted.head.bias_K, fitted.temperature)
+    key = key_of("evidence", asked, solved, fitted.classes, shown)
+    return Overlays(words=EVIDENCE_WORDS, pictures=remembered(_cache(ready), key, dict[str, bytes], draw))
+
+
+def _cache(ready: Prepared) -> Path:
+    return ready.recipe.cache or default_folder()
 
 
 def _learning(ready: Prepared, progress: Progress) -> LearningCurve:
@@ -140,7 +157,7 @@ def _learning(ready: Prepared, progress: Progress) -> LearningCurve:
             progress=progress,
         )
 
-    return remembered(ready.recipe.cache or default_folder(), key, LearningCurve, draw)
+    return remembered(_cache(ready), key, LearningCurve, draw)
 
 
 def _setting(ready: Prepared, told: Curves, progress: Progress) -> Setting:
@@ -152,7 +169,7 @@ def _setting(ready: Prepared, told: Curves, progress: Progress) -> Setting:
         observed=ready.observed,
         extracted=ready.extracted,
         solved=ready.solved,
-        cache=recipe.cache or default_folder(),
+        cache=_cache(ready),
         device=recipe.device,
         seed=recipe.seed,
         progress=progress,

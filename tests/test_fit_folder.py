@@ -1,5 +1,6 @@
 """The whole job on small folders: honest, repeatable, and nothing of the user's touched."""
 
+import base64
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from image_files import tree_hash
 
 import regraft
 from regraft.errors import TooFewImages, TooManyUnreadable, UnknownClass, UsageError
+from regraft.evaluate import Mistake
 from regraft.evaluate.table import read_predictions
 from regraft.recipe import Data
 from regraft.strategies import Head
@@ -75,6 +77,27 @@ def test_the_same_head_is_solved_once_and_a_damaged_copy_again(
         assert first.summary is not None
         assert one.summary.head == first.summary.head
         assert (tmp_path / "one" / "model.safetensors").read_bytes() == (one.folder / "model.safetensors").read_bytes()  # type: ignore[operator]
+
+
+@pytest.mark.usefixtures("cache")
+def test_evidence_is_drawn_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, ...]] = []
+    picture = (photos / "cyan" / "001.png").read_bytes()
+
+    def draw(_: object, found: tuple[Mistake, ...], *__: object, **___: object) -> dict[str, bytes]:
+        drawn.append(tuple(one.name for one in found))
+        return {one.name: picture for one in found}
+
+    monkeypatch.setattr("regraft.pipeline.mistake_overlays", draw)
+    wrong = photos / "blue" / "001.png"
+    wrong.rename(photos / "cyan" / "of blue.png")
+    for out in ("one", "two"):
+        fit(Data(path=photos, test="none"), tmp_path / out)
+        assert base64.b64encode(picture) in (tmp_path / out / "report.html").read_bytes()
+    assert drawn == [("cyan/of blue.png",)]
+    (photos / "cyan" / "of blue.png").rename(photos / "cyan" / "another name.png")
+    fit(Data(path=photos, test="none"), tmp_path / "three")
+    assert drawn[1:] == [("cyan/another name.png",)]
 
 
 @pytest.mark.usefixtures("cache")
