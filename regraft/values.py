@@ -21,7 +21,7 @@ class Sample:
 
     `name` is its path relative to the root of the data, with forward slashes, in Unicode NFC: it orders the
     samples and identifies the image in tables and reports. `labels` holds one class name, several for multi-label data, none
-    where unknown.
+    where unknown. `mask` is the file with the class of every pixel, for the tasks that want one.
     """
 
     path: Path
@@ -29,6 +29,7 @@ class Sample:
     labels: tuple[str, ...] = ()
     part: Part | None = None
     group: str | None = None
+    mask: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,150 @@
+"""What flows between the stages where every pixel has an answer: frozen values, numpy only.
+
+Letters in names give shapes: N images, K classes, H W pixels, L levels of probability. A label is a uint8 class index, IGNORE
+where no answer counts. Saliency has the classes background and object, and one logit per pixel: that of the object.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.values import Interval, Rejected
+
+IGNORE: Final = 255
+LEVELS: Final = 256
+BACKGROUND, OBJECT = "background", "object"
+Kind = Literal["saliency", "semantic"]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskMap:
+    """How the files of masks say classes: `values` of grey or palette pixels, `colours` of RGB ones, each to a class or IGNORE.
+
+    `words` are the map as a person reads it, a line each.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...]
+    values: tuple[tuple[int, int], ...] = ()
+    colours: tuple[tuple[tuple[int, int, int], int], ...] = ()
+    words: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Logits of a pixel: 1 for saliency, else one for each class."""
+        return 1 if self.kind == "saliency" else len(self.classes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelCounts:
+    """What scores are made of, image by image; pixels to be ignored are in none of it.
+
+    (N, K) pixels `true_NK` of a class, `predicted_NK` called so, `both_NK`; for edges (N, K) pixels of the true and of the
+    predicted edge of a class, and how many of each lie near the other. Saliency alone: `levels_N2L`, how many background and
+    object pixels were given each of L = 256 probabilities of the object, rounded; else None.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    kind: Kind
+    true_NK: Counts
+    predicted_NK: Counts
+    both_NK: Counts
+    true_edge_NK: Counts
+    true_edge_found_NK: Counts
+    predicted_edge_NK: Counts
+    predicted_edge_right_NK: Counts
+    levels_N2L: Counts | None = None
+    groups: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelClassScore:
+    """Scores of one class over all pixels: `pixels` truly of it, in `images` images. Undefined figures are NaN."""
+
+    name: str
+    iou: Interval
+    dice: float
+    precision: float
+    recall: float
+    boundary_f: float
+    pixels: int
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelScores:
+    """How good answers for pixels are, with 95 % bootstrap intervals over images (over groups, where images have them).
+
+    Saliency: `iou` and `dice` are means over images of the object's; an empty object rightly found empty counts 1. Semantic:
+    means over classes of those over all pixels. `pooled_iou` is over all pixels, for saliency of the object. `boundary_f` as
+    in `evaluate.pixels`. `mae` and `f_measure` (beta squared 0.3, at the threshold) are of saliency alone. `baseline`: the
+    iou of the best constant answer. `threshold` is the probability from which a pixel is of the object.
+    """
+
+    n: int
+    kind: Kind
+    iou: Interval
+    dice: Interval
+    pixel_accuracy: Interval
+    boundary_f: Interval
+    pooled_iou: Interval
+    baseline: float
+    per_class: tuple[PixelClassScore, ...]
+    classes: tuple[str, ...]
+    mae: Interval | None = None
+    f_measure: Interval | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelCalibrated:
+    """What dividing the logits by `temperature` does to the probabilities of `pixels` pixels of `images` images (`on`)."""
+
+    temperature: float
+    on: str
+    images: int
+    pixels: int
+    nll_before: float
+    nll_after: float
+    ece_before: float
+    ece_after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelAnswer:
+    """The answer for one image: labels (H, W) at its own size, and where wanted probabilities (C, H, W); or why there is none.
+
+    C is 1 for saliency. `shares` say what part of the image each class takes.
+    """
+
+    path: str
+    status: Literal["ok", "failed"]
+    reason: str = ""
+    labels_HW: NDArray[np.uint8] | None = None
+    probabilities_CHW: NDArray[np.float16] | None = None
+    shares: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelEvaluation:
+    """Scores on one set with masks, what they were made of, and what could not be read."""
+
+    scores: PixelScores
+    counts: PixelCounts
+    rejected: tuple[Rejected, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskFinding:
+    """A mask to look at: `what` is "empty", "full", "all ignored" or "disagrees"; `share` of its pixels that it is about."""
+
+    name: str
+    path: Path
+    what: str
+    share: float
