@@ -27,6 +27,7 @@ from regraft.report.content import Overlays
 from regraft.saved import doubts, fingerprint, to_saved, versions
 from regraft.strategies import Auto, Head
 from regraft.task.classify import predictions_of, targets_of
+from regraft.train.by_class import Classes
 from regraft.train.caution import caution_of
 from regraft.train.checkpoints import Identity, Resume, asked_of, forget, keepers_in, machine
 from regraft.train.curves import Curves
@@ -169,6 +170,7 @@ def _setting(ready: Prepared, told: Curves, progress: Progress) -> Setting:
         observed=ready.observed,
         extracted=ready.extracted,
         solved=ready.solved,
+        task=Classes(),
         cache=_cache(ready),
         device=recipe.device,
         seed=recipe.seed,

@@ -75,6 +75,10 @@ class Views:
         back = torch.from_numpy(np.argsort(order))
         return tuple(torch.cat(values)[back] for values in zip(*parts, strict=True))
 
+    def drawn(self, rows: NDArray[np.int64], which: NDArray[np.int64]) -> list[tuple[int, ...] | None]:
+        """What the augmentation of some images in these views is drawn from; None for the plain one."""
+        return [self._source.seed_of(int(view), row) if view else None for row, view in zip(rows, which, strict=True)]
+
     def _values(self, view: int, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
         stored = self._source.stored(view, self._rows[view][rows])
         return Activations(rows=stored, shapes=self._source.shapes)[np.arange(len(rows))]
@@ -167,10 +171,12 @@ class _Source:
             rows = missing[start : start + self._batch]
             (values,) = self.pixels[rows]
             if view:
-                # By content and not by position: so that the same image has the same view in any set of images.
-                seeds = [(self._seed, _PURPOSE, view, *_words(self.digests[row])) for row in rows]
-                values = self._changes(values, seeds)
+                values = self._changes(values, [self.seed_of(view, row) for row in rows])
             yield values.numpy()
+
+    def seed_of(self, view: int, row: int) -> tuple[int, ...]:
+        """By content and not by position: so that the same image has the same view in any set of images."""
+        return (self._seed, _PURPOSE, view, *_words(self.digests[row]))
 
 
 def views_of(

@@ -22,12 +22,12 @@ from regraft.evaluate.temperature import tempered_losses
 from regraft.strategies import Auto, Full, Partial, Trained, Training
 from regraft.train.budget import epoch_seconds
 from regraft.train.faster import rewritten
-from regraft.train.fit_network import fit_network, network_to_train, phases_of, refits
+from regraft.train.fit_network import crossing, fit_network, refits
 from regraft.train.keeper import Kept
 from regraft.train.learning import learner_of
 from regraft.train.lessons import Lessons
 from regraft.train.precision import StepPrecision
-from regraft.train.setting import Model, Setting, group_of, lessons_of, right_of, solved_model
+from regraft.train.setting import Model, Setting, group_of, lessons_of, solved_model
 from regraft.train.tuning import SAMPLE
 from regraft.values import Compared, FloatArray
 
@@ -116,9 +116,9 @@ def strategies_of(stages: int, auto: Auto) -> list[Trained]:
 
 def project(setting: Setting, strategy: Trained) -> Candidate:
     """What a strategy takes, from a few steps on made-up values of the right shapes."""
-    phase = phases_of(setting.backbone, strategy)[-1]
+    phase = crossing(setting, strategy)[-1]
     lessons = lessons_of(setting, strategy.balance)
-    network = network_to_train(setting, lessons, strategy)
+    network = setting.task.network(setting, lessons, strategy)
     plan = plan_training(setting.backbone, phase.trains, freeze=strategy.freeze)
     learner = learner_of(network, phase.boundary, plan, strategy, pick_device(setting.device))
     pre = setting.backbone.preprocess
@@ -174,7 +174,7 @@ def _compare(
 
 
 def _of_head(setting: Setting, lessons: Lessons, losses: NDArray[np.float64]) -> Compared:
-    hits = right_of(setting, lessons.validation, setting.solved.out_of_fold_NK[lessons.validation])
+    hits = setting.task.rightness(setting, lessons.validation, setting.solved.out_of_fold_NK[lessons.validation])
     return Compared(
         strategy="head", accuracy=float(hits.mean()), nll=float(losses.mean()), gain=0.0, gain_se=0.0, seconds=0.0, kept=False
     )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from regraft.progress import Progress, Silent
 from regraft.strategies import Training
-from regraft.train.judge import answer
+from regraft.train.judge import answers
 from regraft.train.lessons import Learner, Lessons
 from regraft.train.loop import put, snapshot
 from regraft.train.step import Stepper, make_optimizer
@@ -61,7 +61,7 @@ def epoch_seconds(how: Training, learner: Learner, lessons: Lessons, seed: int) 
     stepper.optimizer.zero_grad(set_to_none=True)
     put(learner.state, before)
     judged = lessons.validation[: how.batch_size]
-    look = min(_timed(lambda: answer(learner, lessons.read, judged, how.batch_size)) for _ in range(_STEPS))
+    look = min(_timed(lambda: answers(learner, lessons, judged, how.batch_size)) for _ in range(_STEPS))
     return step * len(lessons.train) / len(rows) + look * len(lessons.validation) / len(judged)
 
 

@@ -7,7 +7,7 @@ empty, and the cache holds decoded images.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -19,23 +19,20 @@ from regraft.cache.extract import Activations, extract_boundary
 from regraft.cache.views import forget_own, views_of, views_that_fit
 from regraft.strategies import Full, Gradual, Norm, Partial, Scratch, Trained
 from regraft.train.budget import epochs_that_fit, try_step
-from regraft.train.chance import seeded
-from regraft.train.convex import make_loss, solve_design
-from regraft.train.design import make_design
+from regraft.train.chance import augment_seeds
+from regraft.train.contract import Network
 from regraft.train.faster import rewritten
 from regraft.train.interpolate import go_back, interpolate
-from regraft.train.judge import answer
+from regraft.train.judge import answers
 from regraft.train.keeper import Keeper
-from regraft.train.learning import check_train_mode, learner_of, reading_pixels, reading_views
-from regraft.train.lessons import Learner, Lessons, Read
+from regraft.train.learning import check_train_mode, drawn_for_views, learner_of, reading_pixels, reading_views
+from regraft.train.lessons import Drawn, Learner, Lessons, Read
 from regraft.train.loop import Course, snapshot, train
-from regraft.train.network import Beginning, Copy, copy_to_train, taken_apart
-from regraft.train.path import balanced_weights
 from regraft.train.phase_keeper import Choice, PhaseKeeper, recalled_choice
 from regraft.train.precision import StepPrecision
 from regraft.train.setting import Model, Setting, history_of, lessons_of, noting, telling
 from regraft.train.tuning import SAMPLE, tune
-from regraft.values import Epoch, FloatArray
+from regraft.values import Epoch
 
 # Where fewer of the training images than these were held out, learning from them too is not worth the time again.
 WORTH_REFITTING = 0.1
@@ -63,6 +60,13 @@ def phases_of(backbone: Backbone, strategy: Trained) -> tuple[Phase, ...]:
     return tuple(phases[: strategy.phases])
 
 
+def crossing(setting: Setting, strategy: Trained) -> tuple[Phase, ...]:
+    """The phases with all that has to cross for the task at hand."""
+    backbone = setting.backbone
+    phases = phases_of(backbone, strategy)
+    return tuple(replace(phase, boundary=setting.task.boundary(backbone, phase.boundary)) for phase in phases)
+
+
 def fit_network(setting: Setting, strategy: Trained) -> Model:
     """Train what the strategy says, from the solved head (`scratch`: from the weights as they are).
 
@@ -79,8 +83,8 @@ def fit_network(setting: Setting, strategy: Trained) -> Model:
         device=setting.device,
         progress=setting.progress,
     )
-    job = _Job(setting, strategy, phases_of(setting.backbone, strategy), pixels, setting.keepers(strategy.name))
-    lessons = lessons_of(setting, strategy.balance)
+    job = _Job(setting, strategy, crossing(setting, strategy), pixels, setting.keepers(strategy.name))
+    lessons = replace(lessons_of(setting, strategy.balance), objective=setting.task.objective(setting, strategy))
     chosen, trained = recalled_choice(job.keeper, len(job.phases)), None
     if chosen is None:
         trained = _train(job, lessons)
@@ -88,7 +92,7 @@ def fit_network(setting: Setting, strategy: Trained) -> Model:
             courses=trained.courses,
             planned=trained.planned,
             share=trained.share,
-            judged_NK=answer(trained.learner, trained.lessons.read, lessons.validation, strategy.batch_size),
+            judged_NK=answers(trained.learner, trained.lessons, lessons.validation, strategy.batch_size),
         )
     else:
         told: list[Epoch] = []
@@ -101,8 +105,8 @@ def fit_network(setting: Setting, strategy: Trained) -> Model:
     assert trained is not None, "a choice is recalled only where something follows it"
     words = _words(setting.backbone, strategy)
     history = history_of(setting, words, chosen.courses, lessons, chosen.judged_NK, chosen.share, refitted=again)
-    test_MK = answer(trained.learner, trained.lessons.read, setting.test_rows, strategy.batch_size)
-    backbone, head = taken_apart(trained.network, setting.backbone, strategy.name)
+    test_MK = answers(trained.learner, trained.lessons, setting.test_rows, strategy.batch_size)
+    backbone, head = setting.task.taken_apart(trained.network, setting, strategy.name)
     if not isinstance(strategy.augment, str):
         forget_own(setting.cache)
     return Model(
@@ -132,7 +136,7 @@ class _Job:
 class _Trained:
     """A network after all phases, and how it got there: courses, epochs planned in each, share of what was learned."""
 
-    network: Copy
+    network: Network
     learner: Learner
     lessons: Lessons
     courses: list[Course]
@@ -143,7 +147,7 @@ class _Trained:
 def _train(job: _Job, lessons: Lessons, chosen: Choice | None = None) -> _Trained:
     """All phases on these images. `chosen`: do again what was chosen there, without validation."""
     setting, strategy = job.setting, job.strategy
-    network = network_to_train(setting, lessons, strategy)
+    network = setting.task.network(setting, lessons, strategy)
     first = snapshot(network.tensors())
     courses, planned, told = list[Course](), list[int](), list[Epoch]()
     for number, phase in enumerate(job.phases):
@@ -160,43 +164,12 @@ def _train(job: _Job, lessons: Lessons, chosen: Choice | None = None) -> _Traine
     )
 
 
-def network_to_train(setting: Setting, lessons: Lessons, strategy: Trained) -> Copy:
-    """The network as a training begins with it, on these images."""
-    start = None if isinstance(strategy, Scratch) else beginning(setting, lessons, strategy)
-    with seeded(setting.seed):
-        return copy_to_train(setting.backbone, start, len(setting.classes), setting.extracted.columns.last_width)
-
-
-def beginning(setting: Setting, lessons: Lessons, strategy: Trained) -> Beginning:
-    """The solved head as a training begins with it: it has not seen the validation images, which judge what it becomes.
-
-    It reads the same features as the head that was chosen.
-    """
-    backbone, columns = setting.backbone, setting.extracted.columns
-    wanted = setting.solved.features if strategy.features == "auto" else strategy.features
-    tapped = wanted == "stages" and backbone.graph is not None
-    taps = columns.taps if tapped else ()
-    width = columns.width if tapped else columns.last_width
-    rows_ND = setting.observed.train_features.leading(width).take(lessons.train)[:]
-    design = make_design(cast(FloatArray, rows_ND))
-    mean_D, scale_D = design.standardiser.mean_D, design.standardiser.scale_D
-    if strategy.start == "random":
-        return Beginning(taps=taps, solved=None, mean_D=mean_D, scale_D=scale_D)
-    features = "stages" if taps else "last"
-    strengths = [one for one in setting.solved.choice.tried if one.features == features] or setting.solved.choice.tried
-    best = min(strengths, key=lambda strength: strength.nll)
-    classes, targets = len(setting.classes), setting.targets[lessons.train]
-    balanced = strategy.balance == "auto"
-    weights_LN = balanced_weights(setting.targets, classes)[:, lessons.train] if balanced else np.ones((1, len(targets)))
-    loss = make_loss(targets, weights_LN[None], classes, design)
-    head = solve_design(design, loss, None, classes=classes, l2=best.l2, tolerance=1e-5)
-    return Beginning(taps=taps, solved=head, mean_D=mean_D, scale_D=scale_D)
-
-
-def _read(job: _Job, phase: Phase, network: Copy, lessons: Lessons, epochs: int) -> Read:
+def _read(job: _Job, phase: Phase, network: Network, lessons: Lessons, epochs: int) -> tuple[Read, Drawn]:
+    """How images are read, and what their augmentation is drawn from."""
     setting, strategy = job.setting, job.strategy
     if not phase.boundary.nodes:
-        return reading_pixels(job.pixels, strategy.augment, setting.seed, epochs=epochs, sizes=_sizes(strategy))
+        read = reading_pixels(job.pixels, strategy.augment, setting.seed, epochs=epochs, sizes=_sizes(strategy))
+        return read, lambda rows, epoch: list(augment_seeds(rows, setting.seed, epoch))
     assert isinstance(strategy, Partial | Gradual)
     wanted = 1 if strategy.augment == "none" else strategy.views
     count = views_that_fit(wanted, len(setting.images), phase.boundary, setting.cache_limit)
@@ -218,7 +191,7 @@ def _read(job: _Job, phase: Phase, network: Copy, lessons: Lessons, epochs: int)
     )
     # What is judged has the plain view alone; all of it in one go.
     views.ensure(np.concatenate([lessons.validation, setting.test_rows]), None, setting.progress)
-    return reading_views(views, lessons.train, setting.seed, setting.progress)
+    return reading_views(views, lessons.train, setting.seed, setting.progress), drawn_for_views(views, setting.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +208,7 @@ class _Done:
 def _one_phase(
     job: _Job,
     phase: Phase,
-    network: Copy,
+    network: Network,
     lessons: Lessons,
     keeper: PhaseKeeper,
     first: dict[str, Any] | None,
@@ -250,7 +223,8 @@ def _one_phase(
     setting, strategy = job.setting, job.strategy
     plan = plan_training(setting.backbone, phase.trains, freeze=strategy.freeze)
     learner = learner_of(network, phase.boundary, plan, strategy, pick_device(setting.device))
-    lessons = replace(lessons, read=_read(job, phase, network, lessons, strategy.epochs))
+    read, drawn = _read(job, phase, network, lessons, strategy.epochs)
+    lessons = replace(lessons, read=read, drawn=drawn)
     check_train_mode(learner, lessons, setting.backbone, _epochs_of_all_sizes(strategy))
     done = keeper.finished()
     if done is not None:
@@ -268,7 +242,7 @@ def _one_phase(
         else:
             how = replace(strategy, epochs=until[0])
         if _sizes(strategy):
-            lessons = replace(lessons, read=_read(job, phase, network, lessons, how.epochs))
+            lessons = replace(lessons, read=_read(job, phase, network, lessons, how.epochs)[0])
         tell = telling(setting, strategy.name, how.epochs, keeper.number, told) if until is None else noting(setting, until[1])
         course = train(
             faster,

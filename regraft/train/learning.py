@@ -17,14 +17,14 @@ from regraft.errors import UsageError, first_line
 from regraft.progress import Progress, Silent
 from regraft.strategies import Augment, Training
 from regraft.train.chance import augment_seeds, seeded, view_of
+from regraft.train.contract import Network
 from regraft.train.groups import depths_of, parameter_groups
-from regraft.train.lessons import Learner, Lessons, Read
+from regraft.train.lessons import Drawn, Learner, Lessons, Read
 from regraft.train.loop import put, snapshot
-from regraft.train.network import Copy
 from regraft.train.objective import outputs_of
 
 
-def learner_of(network: Copy, boundary: Boundary, plan: Plan, how: Training, device: str) -> Learner:
+def learner_of(network: Network, boundary: Boundary, plan: Plan, how: Training, device: str) -> Learner:
     """What `plan` trains of a network from a boundary on, ready to learn; the rest is frozen."""
     own, suffix = network.backbone, network.suffix(boundary)
     modes = modes_of(own.module, plan)
@@ -80,6 +80,11 @@ def reading_views(views: Views, train: NDArray[np.int64], seed: int, progress: P
         return laid_out(views.read(rows, view_of(rows, len(views), seed, epoch)))
 
     return read
+
+
+def drawn_for_views(views: Views, seed: int) -> Drawn:
+    """What the views that `reading_views` shows were drawn from."""
+    return lambda rows, epoch: views.drawn(rows, view_of(rows, len(views), seed, epoch))
 
 
 def laid_out(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -8,10 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from regraft.train.groups import Group
+from regraft.train.objective import ByClass, Objective
 from regraft.train.precision import FP32, StepPrecision
 
 # The batch of images `rows` as the inputs of the module, in an epoch; None shows them as they are.
 Read = Callable[[NDArray[np.int64], int | None], tuple[Tensor, ...]]
+# What the augmentation of each of the images `rows` is drawn from in an epoch; None: it is shown as it is.
+Drawn = Callable[[NDArray[np.int64], int], "list[tuple[int, ...] | None]"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +22,8 @@ class Lessons:
     """What is learned from: how images are read, (N,) class indices or (N, K) booleans, and weights (N,) or (N, K).
 
     `train` and `validation` are positions among the N; the weights have mean 1 over the former. `names` are the images', for
-    messages.
+    messages. `objective` says what is wanted of the outputs. `drawn`, for what has to move with the images, says how they
+    were augmented.
     """
 
     read: Read
@@ -28,6 +32,8 @@ class Lessons:
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     names: tuple[str, ...] = ()
+    objective: Objective = field(default_factory=ByClass)
+    drawn: Drawn | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

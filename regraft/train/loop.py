@@ -21,9 +21,10 @@ from regraft.errors import DataUnusable, Diverged
 from regraft.progress import Progress, Silent
 from regraft.strategies import Training
 from regraft.train.chance import order_of
-from regraft.train.judge import Judged, judge
+from regraft.train.judge import judge
 from regraft.train.keeper import Keeper, Kept, Nowhere, Stopping, stoppable, with_nan, without_nan
 from regraft.train.lessons import Learner, Lessons
+from regraft.train.objective import NOT_JUDGED, Judged
 from regraft.train.schedule import factor
 from regraft.train.step import Averaged, Stepper, make_optimizer
 from regraft.values import Epoch
@@ -114,12 +115,12 @@ class _Run:
         self.stepper = Stepper(learner, lessons, how, self.optimizer, seed, progress)
         self.averaged = Averaged(learner, how.ema) if how.ema else None
         self.batches = batches_of(len(lessons.train), how.batch_size)
-        self.start = Judged(math.nan, math.nan, math.nan)
+        self.start = NOT_JUDGED
         self.epochs: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
         self.chosen = 0
         self.index = 0  # of the next step in the epoch under way
-        self.loss, self.hits, self.images, self.seconds = 0.0, 0, 0, 0.0
+        self.loss, self.hits, self.images, self.seconds = 0.0, 0.0, 0, 0.0
 
     def judge_start(self) -> None:
         self.start = judge(self.learner, self.lessons, self.how.batch_size)
@@ -184,7 +185,7 @@ class _Run:
             )
         )
         self.index = 0
-        self.loss, self.hits, self.images, self.seconds = 0.0, 0, 0, 0.0
+        self.loss, self.hits, self.images, self.seconds = 0.0, 0.0, 0, 0.0
         return self.epochs[-1]
 
     def end(self) -> Course:

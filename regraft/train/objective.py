@@ -1,13 +1,81 @@
 """What training makes small: the loss of a batch, whose images may be mixed, weigh differently or have several labels."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from regraft.evaluate.temperature import tempered_loss
+from regraft.values import FloatArray
+
+if TYPE_CHECKING:
+    from regraft.train.lessons import Lessons
 
 # As Inception V3 was trained (Szegedy et al., 2015).
 AUXILIARY_WEIGHT = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Mean weighted loss, how much is right (0 to 1), and the loss that chooses, on the validation images."""
+
+    loss: float
+    accuracy: float
+    tempered: float
+
+
+NOT_JUDGED = Judged(math.nan, math.nan, math.nan)
+
+
+class Objective(Protocol):
+    """What a task wants of a module's outputs. `rows` are positions among the images of the lessons."""
+
+    def truth(self, lessons: "Lessons", rows: NDArray[np.int64], epoch: int | None, device: str) -> Any:
+        """What is right for images as they are shown in an epoch (None: as they are); indexed by positions in `rows`."""
+
+    def losses(self, value: Any, truth: Any, others: Any, share: float, smoothing: float) -> tuple[Tensor, Tensor]:
+        """Losses (n,) to learn from, and those to tell of. `others`: the truth of what is mixed in, with 1 - `share`."""
+
+    def right(self, value: Any, truth: Any) -> Tensor:
+        """(n,) how much of each image is right, 0 to 1."""
+
+    def answers(self, lessons: "Lessons", outputs: Tensor, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, M) what is kept of the outputs for images as they are: enough to judge and to score by."""
+
+    def judged(self, lessons: "Lessons", answers_NM: FloatArray, rows: NDArray[np.int64]) -> Judged:
+        """How good kept answers are."""
+
+
+class ByClass:
+    """One class for each image, or several labels: answers are logits (N, K)."""
+
+    def truth(self, lessons: "Lessons", rows: NDArray[np.int64], epoch: int | None, device: str) -> "Answers":
+        weights = torch.from_numpy(lessons.weights[rows]).float()
+        return Answers(torch.from_numpy(lessons.targets[rows]).to(device), weights.to(device))
+
+    def losses(
+        self, value: Any, truth: "Answers", others: "Answers | None", share: float, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        return whole_loss(value, truth, others, share, smoothing)
+
+    def right(self, value: Any, truth: "Answers") -> Tensor:
+        return right(outputs_of(value)[0].detach(), truth.targets)
+
+    def answers(self, lessons: "Lessons", outputs: Tensor, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.asarray(outputs.float().cpu().numpy(), np.float32)
+
+    def judged(self, lessons: "Lessons", answers_NM: FloatArray, rows: NDArray[np.int64]) -> Judged:
+        logits, truth = torch.from_numpy(answers_NM), self.truth(lessons, rows, None, "cpu")
+        return Judged(
+            loss=float(losses_of(logits, truth).mean()),
+            accuracy=float(right(logits, truth.targets).float().mean()),
+            # A network that learns all training images by heart gets ever surer of itself.
+            tempered=tempered_loss(answers_NM, lessons.targets[rows], lessons.weights[rows]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +123,7 @@ def outputs_of(value: Any) -> list[Tensor]:
     Raises TypeError for anything but a tensor or several.
     """
     found = [value] if isinstance(value, Tensor) else [one for one in value if one is not None]
-    if not found or not all(isinstance(one, Tensor) and one.dim() == 2 and one.shape == found[0].shape for one in found):
+    if not found or not all(isinstance(one, Tensor) and one.dim() in (2, 4) and one.shape == found[0].shape for one in found):
         raise TypeError(f"gave a {type(value).__name__}, which is not logits (N, K), or several of them")
     return found
 

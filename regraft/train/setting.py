@@ -15,11 +15,9 @@ from regraft.backbone.model import Backbone
 from regraft.cache.extract import Extracted
 from regraft.errors import TooFewImages
 from regraft.evaluate.compare import mean_and_error
-from regraft.evaluate.interval import wilson
-from regraft.evaluate.probability import decisions, right
 from regraft.progress import Progress
 from regraft.strategies import Balance
-from regraft.task.classify import predictions_of
+from regraft.train.contract import Task
 from regraft.train.head_fit import HeadFit
 from regraft.train.keeper import Keeper, Nowhere
 from regraft.train.lessons import Lessons
@@ -44,6 +42,7 @@ class Setting:
     observed: Observed
     extracted: Extracted
     solved: HeadFit
+    task: Task
     cache: Path
     device: str
     seed: int
@@ -63,6 +62,9 @@ class Setting:
         return np.arange(len(self.observed.train), len(self.images), dtype=np.int64)
 
 
+ModelHead = HeadWeights | OwnHead
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """What the strategy of that name made: a network with its head, and answers to images that it was not fitted on.
@@ -74,7 +76,7 @@ class Model:
 
     strategy: str
     backbone: Backbone
-    head: HeadWeights | OwnHead
+    head: ModelHead
     choice: HeadChoice
     judged: NDArray[np.int64]
     judged_NK: FloatArray
@@ -158,7 +160,7 @@ def validation_fold(folds_N: NDArray[np.int64], targets: NDArray[np.int64] | NDA
 
 def telling(setting: Setting, strategy: str, epochs: int, phase: int, told: list[Epoch]) -> Callable[[Epoch], None]:
     """Says each epoch in a line, and to whoever else listens, numbered on through the phases; `told` collects them."""
-    before = len(told)
+    before, right = len(told), setting.task.right
 
     def tell(epoch: Epoch) -> None:
         whole = replace(epoch, number=before + epoch.number, phase=phase + 1, strategy=strategy)
@@ -167,8 +169,8 @@ def telling(setting: Setting, strategy: str, epochs: int, phase: int, told: list
         words = f"phase {phase + 1}, " if phase else ""
         rates = f"{epoch.rate:.1e}" + (f" to {epoch.lowest_rate:.1e}" if epoch.lowest_rate < epoch.rate else "")
         setting.progress.note(
-            f"{words}epoch {epoch.number}/{epochs}: loss {epoch.loss:.3f}, {100 * epoch.accuracy:.1f} % right; validation loss "
-            f"{epoch.validation_loss:.3f}, {100 * epoch.validation_accuracy:.1f} % right; rate {rates}; "
+            f"{words}epoch {epoch.number}/{epochs}: loss {epoch.loss:.3f}, {100 * epoch.accuracy:.1f} {right}; validation loss "
+            f"{epoch.validation_loss:.3f}, {100 * epoch.validation_accuracy:.1f} {right}; rate {rates}; "
             f"{epoch.seconds:.1f} s"
         )
 
@@ -180,7 +182,8 @@ def noting(setting: Setting, epochs: int) -> Callable[[Epoch], None]:
 
     def tell(epoch: Epoch) -> None:
         setting.progress.note(
-            f"epoch {epoch.number}/{epochs} on all images: loss {epoch.loss:.3f}, {100 * epoch.accuracy:.1f} % right; "
+            f"epoch {epoch.number}/{epochs} on all images: loss {epoch.loss:.3f}, "
+            f"{100 * epoch.accuracy:.1f} {setting.task.right}; "
             f"{epoch.seconds:.1f} s"
         )
 
@@ -199,9 +202,10 @@ def history_of(
 ) -> History:
     """The courses of a training's phases beside the solved head, on the same validation images."""
     validation = lessons.validation
-    trained, solved = (right_of(setting, validation, rows) for rows in (logits_VK, setting.solved.out_of_fold_NK[validation]))
+    both = (logits_VK, setting.solved.out_of_fold_NK[validation])
+    trained, solved = (setting.task.rightness(setting, validation, rows) for rows in both)
     groups = [group_of(setting.observed.train[i]) for i in validation]
-    gain, gain_se = mean_and_error(trained.astype(np.float64) - solved, groups)
+    gain, gain_se = mean_and_error(trained - solved, groups)
     epochs, chosen = list[Epoch](), 0
     for phase, course in enumerate(courses):
         # A phase of which no epoch was kept ends where the one before it did.
@@ -218,8 +222,8 @@ def history_of(
         chosen=chosen,
         share=share,
         refitted=refitted,
-        accuracy=wilson(int(trained.sum()), len(trained)),
-        solved=wilson(int(solved.sum()), len(solved)),
+        accuracy=setting.task.interval(trained),
+        solved=setting.task.interval(solved),
         gain=gain,
         gain_se=gain_se,
     )
@@ -228,11 +232,3 @@ def history_of(
 def group_of(sample: Sample) -> str:
     """What images are drawn by: those of one group together, any other alone."""
     return sample.group or sample.name
-
-
-def right_of(setting: Setting, rows: NDArray[np.int64], logits_NK: FloatArray) -> NDArray[np.bool_]:
-    """Which training images at `rows` are answered right by these logits."""
-    samples = [setting.observed.train[i] for i in rows]
-    predictions = predictions_of(samples, setting.classes, setting.targets.ndim == 2, logits_NK)
-    assert predictions.targets is not None
-    return right(predictions.targets, decisions(predictions))

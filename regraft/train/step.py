@@ -12,11 +12,9 @@ from regraft.errors import Diverged
 from regraft.progress import Progress
 from regraft.strategies import Training
 from regraft.train.chance import seeded
-from regraft.train.judge import answers_to
 from regraft.train.lessons import Learner, Lessons
 from regraft.train.memory_limit import halves, is_out_of_memory, release, too_large
 from regraft.train.mixing import mixed
-from regraft.train.objective import outputs_of, right, whole_loss
 
 _NAMED = 5  # images of a batch named in a message
 
@@ -36,10 +34,10 @@ def make_optimizer(learner: Learner, how: Training) -> torch.optim.Optimizer:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a step found: the mean loss of its images in nats, and how many were answered right."""
+    """What a step found: the mean loss of its images in nats, and how many were answered right; parts of one count as such."""
 
     loss: float
-    right: int
+    right: float
 
 
 class Stepper:
@@ -88,19 +86,20 @@ class Stepper:
         learner, how = self.learner, self.how
         self.optimizer.zero_grad(set_to_none=True)
         batch = mixed(self.lessons.read(rows, epoch), (self.seed, epoch, index), mixup=how.mixup, cutmix=how.cutmix)
-        answers = answers_to(self.lessons, rows, learner.device)
-        loss, hits = torch.zeros(()), 0
+        objective = self.lessons.objective
+        truth = objective.truth(self.lessons, rows, epoch, learner.device)
+        loss, hits = torch.zeros(()), 0.0
         for number, part in enumerate(halves(np.arange(len(rows)), self.most)):
             positions = torch.from_numpy(part).to(learner.device)
-            others = None if batch.partners is None else answers[batch.partners.to(learner.device)][positions]
+            others = None if batch.partners is None else truth[batch.partners.to(learner.device)][positions]
             inputs = [value[part].to(learner.device) for value in batch.inputs]
             with seeded(self.seed, epoch, index, number):
                 with learner.precision.computing(learner.device):
                     value = learner.module(*inputs)
-                losses, own = whole_loss(value, answers[positions], others, batch.share, how.label_smoothing)
+                losses, own = objective.losses(value, truth[positions], others, batch.share, how.label_smoothing)
                 torch.autograd.backward(losses.sum() / len(rows))
             loss = loss + own.sum().cpu()
-            hits += int(right(outputs_of(value)[0].detach(), answers[positions].targets).sum())
+            hits += float(objective.right(value, truth[positions]).sum())
         return Taken(float(loss) / len(rows), hits)
 
     def _diverged(self, loss: float, rows: NDArray[np.int64], epoch: int, index: int) -> Diverged:
