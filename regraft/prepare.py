@@ -86,7 +86,7 @@ def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
         together = keep_together(split, recipe.data, recipe.seed, numbered(alike, split))
         if together.how != split.how:
             progress.note(together.how)
-        extracted = extracted.reordered(_order(split, together))
+        extracted = extracted.reordered(reordered(split, together))
         split = together
         observed = observe(split, extracted)
         give_back()
@@ -237,7 +237,7 @@ def numbered(alike: Sequence[Alike], split: Split) -> NDArray[np.int64]:
     return np.array([numbers[groups[name]] if name in groups else -1 for name in names], np.int64)
 
 
-def _order(before: Split, after: Split) -> NDArray[np.int64]:
+def reordered(before: Split, after: Split) -> NDArray[np.int64]:
     """Where each image of the one split stood in the other."""
     if not after.drawn:
         return np.arange(len(after.train) + len(after.test), dtype=np.int64)

@@ -38,8 +38,11 @@ from regraft.errors import RegraftError, SavedModelRefused, UsageError
 from regraft.evaluate.abstain import Thresholds
 from regraft.evaluate.novelty import Novelty
 from regraft.fitted import Fitted
+from regraft.fitted_pixels import FittedPixels
 from regraft.recipe import Own
+from regraft.saved_pixels import empty_head, fitted_of, head_specs, kept_of
 from regraft.train.own_head import MadeBy, OwnHead, fit_in, offer_at
+from regraft.train.pixel_network import PixelHead
 from regraft.values import RunSummary
 
 _PREFIX, _HEAD, _WEIGHT, _BIAS = "backbone.", "head.", "head.weight", "head.bias"
@@ -63,7 +66,7 @@ def versions() -> dict[str, str]:
 def to_saved(fitted: Fitted, summary: RunSummary, *, fingerprint: str, seed: int) -> SavedModel:
     """The fitted model as plain data: the frozen network without its old head, and the new head."""
     assert fitted.head is not None, "a pretrained network as it is has nothing to save"
-    tensors = {_PREFIX + name: value.numpy() for name, value in _kept(fitted.backbone).items()}
+    tensors = {_PREFIX + name: value.numpy() for name, value in kept_of(fitted.backbone).items()}
     tensors |= _head_tensors(fitted.head)
     if fitted.novelty is not None:
         tensors |= {_AXES: fitted.novelty.axes_RD, _KNOWN: fitted.novelty.known_MR}
@@ -136,15 +139,6 @@ def _answer(fitted: Fitted) -> tuple[float, ...] | None:
     return tuple(logits.tolist()) if bool(logits.isfinite().all()) else None
 
 
-def _kept(backbone: Backbone) -> dict[str, torch.Tensor]:
-    """Parameters and buffers of the network except its old heads', which nothing uses any more; float32 or int64."""
-    old_heads = tuple(f"{head.path}." for head in backbone.main_heads)
-    state = {
-        name: value.detach().cpu() for name, value in backbone.module.state_dict().items() if not name.startswith(old_heads)
-    }
-    return {name: value.to(torch.float32 if value.is_floating_point() else torch.int64) for name, value in state.items()}
-
-
 def _head_tensors(head: HeadWeights | OwnHead) -> dict[str, NDArray[Any]]:
     if isinstance(head, HeadWeights):
         return {_WEIGHT: head.weight_KD, _BIAS: head.bias_K}
@@ -165,6 +159,24 @@ def load(
     head: MadeBy | str | None = None,
     trust: bool = False,
 ) -> Fitted:
+    """`load_any` for a run that classifies. Raises UsageError for another one."""
+    found = load_any(folder, backbone=backbone, head=head, trust=trust)
+    if isinstance(found, FittedPixels):
+        raise UsageError(
+            expected="a run that classifies images",
+            got=f"{folder}, which answers for every pixel ({found.kind})",
+            fix="use it with regraft evaluate and regraft predict",
+        )
+    return found
+
+
+def load_any(
+    folder: str | Path,
+    *,
+    backbone: str | Own | nn.Module | None = None,
+    head: MadeBy | str | None = None,
+    trust: bool = False,
+) -> Fitted | FittedPixels:
     """The fitted model of a run folder. Needs neither the network, nor the training images, nor anything but the folder.
 
     A run on code of your own is the exception: loading runs no code that the folder names, so `backbone` names it again, as
@@ -175,9 +187,13 @@ def load(
     folder = Path(folder)
     built: list[Backbone] = []
     heads: list[OwnHead | None] = []
+    pixels: list[PixelHead] = []
 
     def expected(config: Config) -> dict[str, TensorSpec]:
         built[:] = [_rebuild(config, folder, backbone, trust)]
+        if config.pixels is not None:
+            pixels[:] = [empty_head(built[0], config)]
+            return _of_network(built[0]) | head_specs(pixels[0])
         heads[:] = [_own_head(built[0], config, head, folder)]
         return _specs(built[0], config, heads[0])
 
@@ -192,8 +208,11 @@ def load(
     kept = {name.removeprefix(_PREFIX): value for name, value in tensors.items() if name.startswith(_PREFIX)}
     state = {name: torch.from_numpy(np.array(value)) for name, value in kept.items()}
     put_state(rebuilt.module, state)
+    rebuilt = replace(rebuilt, weights_digest=saved.config.weights_digest)
+    if pixels:
+        return fitted_of(saved, rebuilt, pixels[0], folder)
     fitted = Fitted(
-        backbone=replace(rebuilt, weights_digest=saved.config.weights_digest),
+        backbone=rebuilt,
         head=_head(heads[0], saved),
         classes=saved.config.classes,
         multi_label=saved.config.multi_label,
@@ -330,7 +349,7 @@ def _unnamed(folder: Path, architecture: Architecture) -> SavedModelRefused:
 
 def _specs(backbone: Backbone, config: Config, own: OwnHead | None) -> dict[str, TensorSpec]:
     """Names, shapes and types of every tensor that a model with this config has."""
-    specs = {_PREFIX + name: TensorSpec(tuple(value.shape), _dtype(value)) for name, value in _kept(backbone).items()}
+    specs = _of_network(backbone)
     specs |= _novelty_specs(config.novelty, backbone, config.features)
     if own is not None:
         state = own.module.state_dict()
@@ -346,6 +365,10 @@ def _specs(backbone: Backbone, config: Config, own: OwnHead | None) -> dict[str,
         )
     classes = len(config.classes)
     return {**specs, _WEIGHT: TensorSpec((classes, width)), _BIAS: TensorSpec((classes,))}
+
+
+def _of_network(backbone: Backbone) -> dict[str, TensorSpec]:
+    return {_PREFIX + name: TensorSpec(tuple(value.shape), _dtype(value)) for name, value in kept_of(backbone).items()}
 
 
 def _dtype(value: torch.Tensor) -> Literal["float32", "int64"]:

@@ -11,7 +11,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.values import Interval, Rejected
+from regraft.findings import Copies
+from regraft.values import HeadChoice, History, Interval, Rejected
 
 IGNORE: Final = 255
 LEVELS: Final = 256
@@ -148,3 +149,47 @@ class MaskFinding:
     path: Path
     what: str
     share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelSummary:
+    """All that a finished fit says of itself where every pixel has an answer.
+
+    `probe` are the scores of the solved probe on every training image by one that had not seen it, in the window that the
+    network works in; `judged` those of the model on the images named by `judged_by`, likewise; `test_scores` are at the size
+    of the masks. `usual_side` is the median longer side of the training images in pixels, `window` what it is shown at.
+    """
+
+    run: Path
+    kind: Kind
+    classes: tuple[str, ...]
+    backbone: str
+    weights: str
+    strategy: str
+    decoder: str
+    loss: str
+    train: int
+    test: int
+    window: int
+    usual_side: int
+    rejected: tuple[Rejected, ...]
+    test_scores: PixelScores | None
+    judged: PixelScores
+    judged_by: str
+    probe: PixelScores
+    calibrated: PixelCalibrated
+    threshold: float
+    choice: HeadChoice
+    history: History | None
+    findings: tuple[MaskFinding, ...]
+    copies: tuple[Copies, ...]
+    mask_words: tuple[str, ...]
+    tree: str
+    notes: tuple[str, ...]
+    split: str
+    command: str
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    cache_hits: int
+    cache_misses: int
+    report: Path | None = None

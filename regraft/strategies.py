@@ -340,7 +340,28 @@ class Auto:
         return "auto"
 
 
-Trained = Partial | Full | Norm | Gradual | Scratch
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoding(Training):
+    """Feature extraction where every pixel has an answer: everything frozen, a decoder trained on what the stages gave.
+
+    It begins at the probe that is solved for single pixels. `views` as for `Partial`.
+    """
+
+    epochs: int = 20
+    augment: Augment = "light"
+    views: int = 4
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        Training.__post_init__(self)
+        check_number("views", self.views, 1, "4", most=64)
+
+    @property
+    def name(self) -> str:
+        return "head"
+
+
+Trained = Partial | Full | Norm | Gradual | Scratch | Decoding
 Strategy = Head | Trained | Auto
 
 

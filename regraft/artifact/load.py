@@ -37,6 +37,8 @@ MIGRATIONS: dict[int, Migration] = {
     2: lambda value: value | {"format_version": 3, "mirrored": False},
     # Calibrated probabilities, and when to rather not answer.
     3: lambda value: value | {"format_version": 4, "temperature": 1.0, "novelty": None, "abstain": dict(_ALWAYS_ANSWERS)},
+    # Answers for every pixel.
+    4: lambda value: value | {"format_version": 5, "pixels": None},
 }
 
 

@@ -12,10 +12,11 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationInfo, field_validator, model_validator
 
 from regraft.errors import DataUnusable
+from regraft.segments import PixelScores
 from regraft.values import Interval, Scores
 
 FORMAT: Final = "regraft"
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 MAX_CLASSES = 100_000
 MAX_ANSWER = 8
 MAX_CLASS_NAME = 256
@@ -144,10 +145,11 @@ class FeaturesRecord(_Record):
     """What the head reads: "last" (the input of the network's own head) or "stages" (the nodes `taps`, pooled).
 
     "own": a head of the user's own, which is code and not in the file; it reads the pooled features, or the map at the end of
-    the one stage in `taps`. `width` is the number of features per image, or of the map's channels.
+    the one stage in `taps`. "maps": those of all stages in `taps`, for an answer at every pixel. `width` is the number of
+    features per image, or of the maps' channels.
     """
 
-    kind: Literal["last", "stages", "own"]
+    kind: Literal["last", "stages", "own", "maps"]
     taps: Annotated[tuple[NodeName, ...], Field(max_length=1000), FailFast(), AfterValidator(_no_repeats)]
     width: Annotated[int, Field(ge=1, le=10_000_000)]
 
@@ -273,17 +275,51 @@ class ScoresRecord(_Record):
     cross_validation: ScoreRecord | None
 
 
+class PixelScoreRecord(_Record):
+    """The main figures of `regraft.segments.PixelScores`; None where a figure is undefined."""
+
+    iou: IntervalRecord
+    dice: IntervalRecord
+    pixel_accuracy: IntervalRecord
+    baseline: Share | None
+
+    @classmethod
+    def of(cls, scores: PixelScores) -> "PixelScoreRecord":
+        """The record of measured scores."""
+        intervals = (_interval(one) for one in (scores.iou, scores.dice, scores.pixel_accuracy))
+        iou, dice, pixel_accuracy = intervals
+        return cls(iou=iou, dice=dice, pixel_accuracy=pixel_accuracy, baseline=_share(scores.baseline))
+
+
+class PixelsRecord(_Record):
+    """What a model has beside where every pixel has an answer.
+
+    `decoder` reads the maps; saliency calls a pixel the object from the probability `threshold`; images whose longer side is
+    far above `usual_side` pixels are answered in tiles. `values` and `colours` say which class a pixel of a mask file means.
+    `scores` are None where nothing was measured.
+    """
+
+    decoder: Literal["linear", "small", "unet", "fpn", "deeplabv3+"]
+    threshold: Share
+    usual_side: Annotated[int, Field(ge=1, le=1_000_000)]
+    values: Annotated[tuple[tuple[Annotated[int, Field(ge=0, le=65535)], Byte], ...], Field(max_length=65536), FailFast()]
+    colours: Annotated[tuple[tuple[tuple[Byte, Byte, Byte], Byte], ...], Field(max_length=65536), FailFast()]
+    test: PixelScoreRecord | None
+    judged: PixelScoreRecord | None
+
+
 class Config(_Record):
     """All of a saved model but its tensors. Raises DataUnusable for class names that cannot be saved.
 
     `classes` are in the order of the logits. `mirrored`: these are the mean of those for the image and its mirror
     image. What the network with its head gives is divided by `temperature`. `novelty` is None where nothing measures how new an
-    image is. `weights_digest` is the SHA-256 of the backbone's original weights.
+    image is. `weights_digest` is the SHA-256 of the backbone's original weights. `pixels` is there for the tasks that answer
+    for every pixel, and None for classification.
     """
 
     format: Literal["regraft"] = FORMAT
-    format_version: Literal[4] = FORMAT_VERSION
-    task: Literal["classification"] = "classification"
+    format_version: Literal[5] = FORMAT_VERSION
+    task: Literal["classification", "saliency", "semantic"] = "classification"
     multi_label: bool
     mirrored: bool
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)]
@@ -297,6 +333,14 @@ class Config(_Record):
     training: TrainingRecord
     scores: ScoresRecord
     versions: Annotated[dict[PackageName, VersionText], Field(max_length=100)]
+    pixels: PixelsRecord | None = None
+
+    @model_validator(mode="after")
+    def _of_one_task(self) -> Self:
+        of_pixels = self.task != "classification"
+        if of_pixels != (self.pixels is not None) or of_pixels != (self.features.kind == "maps"):
+            raise ValueError("a task with the fields of another")
+        return self
 
 
 class WeightsFile(_Record):

@@ -148,6 +148,42 @@ def extract_features(
     )
 
 
+def extract_pixels(
+    samples: Sequence[Sample],
+    preprocess: Preprocess,
+    *,
+    cache: Path,
+    device: str = "auto",
+    most_rejected: int | None = None,
+    progress: Progress = Silent(),
+) -> Extracted:
+    """What `extract_features` gives, looks included, with the decoded pixels (height, width, C) uint8 in place of features."""
+    start, where = time.perf_counter(), pick_device(device)
+    width = preprocess.height * preprocess.width * preprocess.channels
+    with (
+        closing(Table.open(cache, _pixels_key(preprocess), width, BYTES)) as table,
+        closing(looks_table(cache)) as seen,
+    ):
+        looks = _Looks(seen)
+        results, digests, misses = _run(samples, table, _DECODED, preprocess, where, most_rejected, progress, looks)
+        looks_MB = looks.rows(digests)
+    stored = [row for row in results if isinstance(row, int)]
+    return Extracted(
+        features=table.rows(stored),
+        table=table.folder.name,
+        kept_M=np.array([i for i, row in enumerate(results) if isinstance(row, int)], np.int64),
+        digests=tuple(digests),
+        columns=Columns((), width, width, (width,)),
+        rejected=tuple(row for row in results if isinstance(row, Rejected)),
+        engine=_DECODED.name,
+        engines=(),
+        hits=len(stored) - misses,
+        misses=misses,
+        seconds=time.perf_counter() - start,
+        looks=looks_MB,
+    )
+
+
 def extract_boundary(
     samples: Sequence[Sample],
     digests: Sequence[bytes],
@@ -169,7 +205,7 @@ def extract_boundary(
         chosen = choose_engine(network, samples, preprocess, where, progress)
         shapes, key = boundary.shapes, boundary_key(backbone, boundary, chosen.name)
     else:
-        chosen = Chosen("decoded", _AsTheyAre, (), {})
+        chosen = _DECODED
         shapes, key = ((preprocess.height, preprocess.width, preprocess.channels),), _pixels_key(preprocess)
     width = sum(math.prod(shape) for shape in shapes)
     with closing(Table.open(cache, key, width, FLOATS if boundary.nodes else BYTES)) as table:
@@ -192,6 +228,9 @@ class _AsTheyAre:
     def stream(self, batches: Iterator[Pixels]) -> Iterator[NDArray[Any]]:
         for pixels in batches:
             yield pixels.reshape(len(pixels), -1)
+
+
+_DECODED = Chosen("decoded", _AsTheyAre, (), {})
 
 
 class _SideBySide(nn.Module):

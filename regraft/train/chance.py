@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 # What a draw is for: two uses of one (seed, epoch) must not be alike.
 _ORDER, _VIEW, _TORCH, _MIX, _AUGMENT = 1, 2, 3, 4, 5
+_PIXELS = 7  # 6 is that of cached views
 
 
 def order_of(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -33,6 +34,11 @@ def mixing_draws(*counted: int) -> np.random.Generator:
 def augment_seeds(rows: NDArray[np.int64], seed: int, epoch: int) -> list[tuple[int, ...]]:
     """What the draws of each image's augmentation follow from, in an epoch or a view."""
     return [(seed, _AUGMENT, epoch, int(row)) for row in rows]
+
+
+def pixel_draws(*counted: int) -> np.random.Generator:
+    """The draws of pixels that stand for all of an image."""
+    return np.random.default_rng((_PIXELS, *counted))
 
 
 @contextmanager

@@ -13,11 +13,11 @@ import numpy as np
 
 from regraft.backbone.boundary import boundary_for
 from regraft.backbone.freeze import plan_training
-from regraft.backbone.model import PIXELS, Backbone, Boundary
+from regraft.backbone.model import HEAD, PIXELS, Backbone, Boundary
 from regraft.cache.engines import pick_device
 from regraft.cache.extract import Activations, extract_boundary
 from regraft.cache.views import forget_own, views_of, views_that_fit
-from regraft.strategies import Full, Gradual, Norm, Partial, Scratch, Trained
+from regraft.strategies import Decoding, Full, Gradual, Norm, Partial, Scratch, Trained
 from regraft.train.budget import epochs_that_fit, try_step
 from regraft.train.chance import augment_seeds
 from regraft.train.contract import Network
@@ -49,6 +49,8 @@ class Phase:
 def phases_of(backbone: Backbone, strategy: Trained) -> tuple[Phase, ...]:
     """The phases of a strategy, the shallowest first. Raises UsageError for stages that the network does not have."""
     pixels = boundary_for(backbone, PIXELS)
+    if isinstance(strategy, Decoding):
+        return (Phase(boundary_for(backbone, HEAD), strategy.name),)
     if isinstance(strategy, Partial):
         return (Phase(boundary_for(backbone, strategy.name), strategy.name),)
     if not isinstance(strategy, Gradual):
@@ -170,7 +172,7 @@ def _read(job: _Job, phase: Phase, network: Network, lessons: Lessons, epochs: i
     if not phase.boundary.nodes:
         read = reading_pixels(job.pixels, strategy.augment, setting.seed, epochs=epochs, sizes=_sizes(strategy))
         return read, lambda rows, epoch: list(augment_seeds(rows, setting.seed, epoch))
-    assert isinstance(strategy, Partial | Gradual)
+    assert isinstance(strategy, Decoding | Partial | Gradual)
     wanted = 1 if strategy.augment == "none" else strategy.views
     count = views_that_fit(wanted, len(setting.images), phase.boundary, setting.cache_limit)
     if count < wanted:
@@ -324,6 +326,8 @@ def _tuned(setting: Setting, strategy: Trained, learner: Learner, lessons: Lesso
 
 def _words(backbone: Backbone, strategy: Trained) -> str:
     start = "a new random head" if strategy.start == "random" else "the solved head"
+    if isinstance(strategy, Decoding):
+        return f"a decoder on the frozen network, from {start}"
     if isinstance(strategy, Full):
         return f"the whole network, from {start}"
     if isinstance(strategy, Scratch):

@@ -1,0 +1,76 @@
+"""The class of every pixel as the network's window shows it, read once for each mask and kept beside the features."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.cache.store import BYTES, FeatureRows, Table
+from regraft.data.preprocess import Preprocess
+from regraft.progress import Progress, Silent
+from regraft.segments import MaskMap
+from regraft.values import Sample
+
+_WRITE = 64
+# From a mask on disk, and the image that it belongs to, to labels (H, W) of the window.
+ReadLabels = Callable[[Sample], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels of N images, still on disk: uint8 classes, IGNORE where none counts."""
+
+    rows: FeatureRows
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(n, H, W) those of some images, read."""
+        return np.asarray(self.rows[indices], np.uint8).reshape(-1, self.height, self.width)
+
+
+def keep_labels(
+    samples: Sequence[Sample],
+    mask_map: MaskMap,
+    preprocess: Preprocess,
+    read: ReadLabels,
+    *,
+    cache: Path,
+    progress: Progress = Silent(),
+) -> Labels:
+    """Labels of all samples in a window; masks that were read before are not read again. Raises what `read` raises."""
+    width = preprocess.height * preprocess.width
+    said = {"values": mask_map.values, "colours": mask_map.colours, "kind": mask_map.kind}
+    window = {name: value for name, value in asdict(preprocess).items() if name in ("height", "width", "fit", "crop_share")}
+    key = {"backbone": "labels", "engine": "read", "map": said, "window": window}
+    with closing(Table.open(cache, key, width, BYTES)) as table, progress.task("masks", len(samples), "mask") as task:
+        known = table.lookup()
+        digests: list[bytes] = []
+        fresh: dict[bytes, NDArray[np.uint8]] = {}
+        for sample in samples:
+            assert sample.mask is not None, "paired when it was read"
+            digest = hashlib.sha256(sample.mask.read_bytes()).digest()
+            digests.append(digest)
+            if digest not in known and digest not in fresh:
+                fresh[digest] = read(sample)
+            if len(fresh) == _WRITE:
+                known |= _written(table, fresh)
+            task.advance()
+        known |= _written(table, fresh)
+        return Labels(table.rows([known[digest] for digest in digests]), preprocess.height, preprocess.width)
+
+
+def _written(table: Table, fresh: dict[bytes, NDArray[np.uint8]]) -> dict[bytes, int]:
+    if not fresh:
+        return {}
+    digests = list(fresh)
+    rows = table.append(digests, np.stack([labels.reshape(-1) for labels in fresh.values()]))
+    fresh.clear()
+    return dict(zip(digests, rows, strict=True))

@@ -1,0 +1,199 @@
+"""A model that answers for every pixel."""
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from regraft.backbone.model import Backbone
+from regraft.backbone.segmenter import Segmenter
+from regraft.cache.engines import pick_device
+from regraft.data.decode import decode_image
+from regraft.data.masked import read_masked
+from regraft.data.masks import read_labels
+from regraft.errors import DataUnusable, ImageRejected
+from regraft.evaluate.pixel_scores import score_pixels
+from regraft.evaluate.pixels import ImageCounts, count_pixels, gather_counts
+from regraft.fitted import checked_paths
+from regraft.progress import Progress, Silent
+from regraft.recipe import Data, Device
+from regraft.segments import Kind, MaskMap, PixelAnswer, PixelCounts, PixelEvaluation, PixelSummary
+from regraft.tiling import Answer, answer_image
+from regraft.train.pixel_network import PixelHead
+from regraft.values import Rejected, Sample
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FittedPixels:
+    """A network with a head for every pixel, and the names of the classes.
+
+    Logits are divided by `temperature`; saliency calls a pixel the object from the probability `threshold`. `usual_side` is the
+    median longer side of the training images in pixels: larger images are answered in tiles at that scale. `folder` is the run
+    it was saved to or loaded from. `summary` tells of the fit, where it happened in this process.
+    """
+
+    backbone: Backbone
+    head: PixelHead
+    mask_map: MaskMap
+    usual_side: int
+    temperature: float = 1.0
+    threshold: float = 0.5
+    folder: Path | None = None
+    summary: PixelSummary | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        where = f" in {self.folder}" if self.folder else ""
+        return f"<regraft.FittedPixels: {self.kind} with {self.backbone.name}, {len(self.classes)} classes{where}>"
+
+    @property
+    def kind(self) -> Kind:
+        """What is answered: "saliency" or "semantic"."""
+        return self.mask_map.kind
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of labels."""
+        return self.mask_map.classes
+
+    def to_torch(self) -> nn.Module:
+        """A module in eval mode from preprocessed images (N, 3, H, W) float32 of any size to logits (N, C, H, W).
+
+        C is 1 for saliency, else the number of classes. It shares nothing with this model.
+        """
+        head = _Tempered(copy.deepcopy(self.head.module), self.temperature)
+        return Segmenter(self.backbone, self.head.levels, head).eval()
+
+    @cached_property
+    def _module(self) -> nn.Module:
+        return self.to_torch()
+
+    def predict(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        whole: bool = False,
+        probabilities: bool = False,
+        device: Device = "auto",
+        progress: Progress = Silent(),
+    ) -> list[PixelAnswer]:
+        """The class of every pixel of each image at its own size, one PixelAnswer per path, in order.
+
+        `whole` shows large images at once, made small, in place of tile by tile. `probabilities` are kept only where wanted. An
+        image that cannot be used gives one with status "failed" and the reason; nothing is raised for it.
+        """
+        return list(self.iter_predict(paths, whole=whole, probabilities=probabilities, device=device, progress=progress))
+
+    def iter_predict(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        whole: bool = False,
+        probabilities: bool = False,
+        device: Device = "auto",
+        progress: Progress = Silent(),
+    ) -> Iterator[PixelAnswer]:
+        """`predict`, each answer as soon as it is there."""
+        items = checked_paths(paths)
+        where = pick_device(device)
+        module = self._module.to(where)
+        with progress.task("images", len(items), "image") as task:
+            for path, name in items:
+                try:
+                    image = self._opened(path, name)
+                except ImageRejected as error:
+                    yield PixelAnswer(path=name, status="failed", reason=error.reason)
+                else:
+                    answer = self._answer(image, module, where, whole=whole, probabilities=probabilities)
+                    yield PixelAnswer(
+                        path=name,
+                        status="ok",
+                        labels_HW=answer.labels_HW,
+                        probabilities_CHW=answer.probabilities_CHW,
+                        shares=self._shares(answer.labels_HW),
+                    )
+                task.advance()
+
+    def evaluate(self, data: Data, *, device: Device = "auto", progress: Progress = Silent()) -> PixelEvaluation:
+        """Scores on images with masks, which say classes as those of the fit do. Raises DataUnusable, UsageError."""
+        samples = read_masked(data, progress=progress)
+        counts, rejected = self.count(samples.samples, device=device, progress=progress)
+        if not counts.names:
+            found = f"none of {len(samples.samples)} under {data.path}"
+            raise DataUnusable(expected="images that can be read", got=found, fix="check the folder")
+        return PixelEvaluation(
+            scores=score_pixels(counts, threshold=self.threshold if self.kind == "saliency" else None),
+            counts=counts,
+            rejected=(*samples.rejected, *rejected),
+            notes=samples.notes,
+        )
+
+    def count(
+        self, samples: Iterable[Sample], *, device: Device = "auto", progress: Progress = Silent()
+    ) -> tuple[PixelCounts, tuple[Rejected, ...]]:
+        """What scores are made of, for images with masks at their own size; and the images that could not be read."""
+        every, where = list(samples), pick_device(device)
+        module = self._module.to(where)
+        rows, kept, rejected = list[ImageCounts](), list[Sample](), list[Rejected]()
+        with progress.task("images", len(every), "image") as task:
+            for sample in every:
+                try:
+                    image = self._opened(sample.path, sample.name)
+                except ImageRejected as error:
+                    rejected.append(Rejected(path=sample.path, name=sample.name, code=error.code, reason=error.reason))
+                else:
+                    kept.append(sample)
+                    rows.append(self._counted(sample, image, module, where))
+                task.advance()
+        groups = None if all(sample.group is None for sample in kept) else tuple(s.group or f"/{s.name}" for s in kept)
+        names = tuple(sample.name for sample in kept)
+        return gather_counts(rows, names, self.classes, self.kind, groups), tuple(rejected)
+
+    def _counted(self, sample: Sample, image: "Image.Image", module: nn.Module, device: str) -> ImageCounts:
+        assert sample.mask is not None, "read with its mask"
+        truth_HW = read_labels(sample.mask, self.mask_map, sample.name, size=image.size)
+        saliency = self.kind == "saliency"
+        answer = self._answer(image, module, device, whole=False, probabilities=saliency)
+        probability_HW = answer.probabilities_CHW[0].astype(np.float32) if answer.probabilities_CHW is not None else None
+        return count_pixels(truth_HW, answer.labels_HW, len(self.classes), probability_HW=probability_HW)
+
+    def _opened(self, path: Path, name: str) -> "Image.Image":
+        preprocess = self.backbone.preprocess
+        background = None if preprocess.channels == 4 else preprocess.background
+        return decode_image(path, background=background, name=name).pixels
+
+    def _answer(self, image: "Image.Image", module: nn.Module, device: str, *, whole: bool, probabilities: bool) -> Answer:
+        return answer_image(
+            image,
+            module,
+            self.backbone.preprocess,
+            usual_side=None if whole else self.usual_side,
+            threshold=self.threshold,
+            probabilities=probabilities,
+            device=device,
+        )
+
+    def _shares(self, labels_HW: NDArray[np.uint8]) -> tuple[tuple[str, float], ...]:
+        counts = np.bincount(labels_HW.reshape(-1), minlength=len(self.classes)) / max(1, labels_HW.size)
+        return tuple((name, float(share)) for name, share in zip(self.classes, counts, strict=False))
+
+
+class _Tempered(nn.Module):
+    """A head whose logits are divided by a temperature."""
+
+    def __init__(self, head: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.head, self.temperature = head, temperature
+
+    def forward(self, *values: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        logits: Tensor = self.head(*values, size=size)
+        return logits / self.temperature

@@ -1,0 +1,284 @@
+"""From images and masks on disk to a solved probe: what a fit begins with where every pixel has an answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.audits.audit import names_of
+from regraft.audits.copies import copies_of, find_copies
+from regraft.backbone.load import load_backbone
+from regraft.backbone.model import Backbone
+from regraft.backbone.pyramid import Level, pyramid_boundary, pyramid_of
+from regraft.cache.engines import give_back, pick_device
+from regraft.cache.extract import Activations, Extracted, extract_pixels
+from regraft.cache.labels import Labels, keep_labels
+from regraft.cache.store import default_folder
+from regraft.cache.views import views_of, views_that_fit
+from regraft.clock import Clock
+from regraft.data.decode import read_header
+from regraft.data.masked import read_masked
+from regraft.data.masks import find_mask_map, labels_to_input, read_labels
+from regraft.data.problem import Problem
+from regraft.data.split import keep_together, split_samples
+from regraft.errors import UsageError
+from regraft.findings import Alike, Copies
+from regraft.memo import key_of, remembered
+from regraft.prepare import MOST_REJECTED, described, looks_of, numbered, reordered
+from regraft.progress import Progress, Silent
+from regraft.recipe import Recipe
+from regraft.segments import MaskMap
+from regraft.train.by_pixel import Pixels
+from regraft.train.head_fit import HeadFit, describe_fit
+from regraft.train.judge import answers
+from regraft.train.learning import laid_out
+from regraft.train.lessons import Learner, Lessons
+from regraft.train.observed import Observed, observe
+from regraft.train.path import choose_l2
+from regraft.train.pixel_losses import parse_loss
+from regraft.train.pixel_probe import sample_pixels
+from regraft.values import Sample, Samples, Split
+
+DEFAULT_DECODER = "unet"
+# Levels finer than this take most of the cache and of the time, and tell little: docs/measurements.md#pixels
+FINEST_STRIDE = 4
+_LARGEST, _SMALLEST, _STRIDE = 512, 64, 32
+_LOOKED_AT = 64
+_ONE_CLASS = "images"
+_JUDGED_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedPixels:
+    """What is known before anything is trained; `task` holds the probe's problem, `setting` its answers out of fold."""
+
+    recipe: Recipe
+    samples: Samples
+    split: Split
+    mask_map: MaskMap
+    backbone: Backbone
+    extracted: Extracted
+    observed: Observed
+    copies: tuple[Copies, ...]
+    task: Pixels
+    solved: HeadFit
+    usual_side: int
+
+
+def prepare_pixels(recipe: Recipe, clock: Clock, progress: Progress) -> PreparedPixels:
+    """Load, read, split, decode and solve the probe. Raises the errors of each stage."""
+    cache = recipe.cache or default_folder()
+    with clock("backbone"):
+        # Before the data: a wrong name is told at once.
+        pick_device(recipe.device)
+        _load(recipe, recipe.size, progress)
+    with clock("data"):
+        samples, mask_map, split = _read(recipe, progress)
+        side = _usual_side(split.train)
+        backbone = _windowed(recipe, side, progress)
+        levels = tuple(level for level in pyramid_of(backbone) if level.stride >= FINEST_STRIDE)
+    with clock("features"):
+        extracted = _decoded(recipe, samples, split, backbone, progress)
+    with clock("copies"):
+        alike = _alike(recipe, split, extracted)
+        together = keep_together(split, recipe.data, recipe.seed, numbered(alike, split))
+        if together.how != split.how:
+            progress.note(together.how)
+        extracted = extracted.reordered(reordered(split, together))
+        split = together
+        observed = observe(split, extracted)
+        copies = copies_of(alike, *described(observed.train, observed.test))
+    with clock("masks"):
+        labels = _labels(observed, mask_map, backbone, cache, progress)
+    with clock("head"):
+        task, solved = _solve(recipe, backbone, levels, observed, extracted, labels, mask_map, progress)
+        give_back()
+    return PreparedPixels(
+        recipe=recipe,
+        samples=samples,
+        split=split,
+        mask_map=mask_map,
+        backbone=backbone,
+        extracted=extracted,
+        observed=observed,
+        copies=copies,
+        task=task,
+        solved=solved,
+        usual_side=side,
+    )
+
+
+def _load(recipe: Recipe, size: int | None, progress: Progress) -> Backbone:
+    backbone = load_backbone(
+        recipe.backbone,
+        weights=recipe.weights,
+        size=size,
+        whole_image=True,
+        trust=recipe.trust,
+        head_path=recipe.head_path,
+        channels=recipe.channels,
+    )
+    for note in backbone.notes:
+        progress.note(note)
+    return replace(backbone, preprocess=replace(backbone.preprocess, fit="pad"))
+
+
+def _windowed(recipe: Recipe, side: int, progress: Progress) -> Backbone:
+    """The network at the size of the images, as far as it can work at that."""
+    if recipe.size is not None:
+        return _load(recipe, recipe.size, Silent())
+    size = min(_LARGEST, max(_SMALLEST, -(-side // _STRIDE) * _STRIDE))
+    try:
+        backbone = _load(recipe, size, Silent())
+    except UsageError:
+        backbone = _load(recipe, None, Silent())  # a network of one size
+    progress.note(f"images of {side} pixels on the longer side, as a rule, worked with at {backbone.preprocess.width} (--size)")
+    return backbone
+
+
+def _read(recipe: Recipe, progress: Progress) -> tuple[Samples, MaskMap, Split]:
+    data = recipe.data
+    assert data.task != "classification", "which has a pipeline of its own"
+    samples = read_masked(data, progress=progress)
+    progress.note(samples.tree)
+    masks = [sample.mask for sample in samples.samples if sample.mask is not None]
+    mask_map = find_mask_map(masks, data.task, class_list=data.class_list, ignore=data.ignore, progress=progress)
+    for note in (*samples.notes, *mask_map.words):
+        progress.note(note)
+    # Drawn by chance: classes of pixels have no common stratum with images.
+    labelled = tuple(replace(sample, labels=(_ONE_CLASS,)) for sample in samples.samples)
+    plain = replace(data, test=data.test if data.test == "none" else "auto")
+    split = split_samples(replace(samples, samples=labelled, classes=(_ONE_CLASS,)), plain, recipe.seed, progress=progress)
+    for note in (split.how, *split.notes):
+        progress.note(note)
+    return samples, mask_map, split
+
+
+def _usual_side(samples: Sequence[Sample]) -> int:
+    step = max(1, len(samples) // _LOOKED_AT)
+    sides = []
+    for sample in samples[::step]:
+        try:
+            header = read_header(sample.path)
+        except (Problem, OSError):
+            continue
+        sides.append(max(header.width, header.height))
+    return round(median(sides)) if sides else _LARGEST
+
+
+def _decoded(recipe: Recipe, samples: Samples, split: Split, backbone: Backbone, progress: Progress) -> Extracted:
+    images = [*split.train, *split.test]
+    already = len(samples.rejected) + len(split.rejected)
+    most = None if recipe.data.skip_bad else max(0, int(MOST_REJECTED * (len(images) + already)) - already)
+    return extract_pixels(
+        images,
+        backbone.preprocess,
+        cache=recipe.cache or default_folder(),
+        device=recipe.device,
+        most_rejected=most,
+        progress=progress,
+    )
+
+
+def _alike(recipe: Recipe, split: Split, extracted: Extracted) -> tuple[Alike, ...]:
+    images = [*split.train, *split.test]
+    kept = [images[i] for i in extracted.kept_M]
+    inside = int(np.count_nonzero(extracted.kept_M < len(split.train)))
+    names = names_of(kept[:inside], kept[inside:])
+    key = key_of("copies", "pixels", names, extracted.digests)
+
+    def find() -> tuple[Alike, ...]:
+        return tuple(find_copies(looks_of(extracted), extracted.digests, names))
+
+    return remembered(recipe.cache or default_folder(), key, tuple[Alike, ...], find)
+
+
+def _labels(observed: Observed, mask_map: MaskMap, backbone: Backbone, cache: Path, progress: Progress) -> Labels:
+    def read(sample: Sample) -> NDArray[np.uint8]:
+        assert sample.mask is not None, "paired when it was read"
+        header = read_header(sample.path)
+        labels = read_labels(sample.mask, mask_map, sample.name, size=(header.width, header.height))
+        return labels_to_input(labels, backbone.preprocess)
+
+    return keep_labels((*observed.train, *observed.test), mask_map, backbone.preprocess, read, cache=cache, progress=progress)
+
+
+def _solve(
+    recipe: Recipe,
+    backbone: Backbone,
+    levels: tuple[Level, ...],
+    observed: Observed,
+    extracted: Extracted,
+    labels: Labels,
+    mask_map: MaskMap,
+    progress: Progress,
+) -> tuple[Pixels, HeadFit]:
+    """The probe at the best of its strengths, and the answers of probes to images that they had not seen."""
+    pre, cache = backbone.preprocess, recipe.cache or default_folder()
+    boundary = pyramid_boundary(backbone, levels)
+    images = (*observed.train, *observed.test)
+    views_that_fit(1, len(images), boundary, recipe.cache_limit)
+    pixels = Activations(rows=extracted.features, shapes=((pre.height, pre.width, pre.channels),))
+    views = views_of(
+        images,
+        observed.digests,
+        pixels,
+        backbone,
+        boundary,
+        views=1,
+        augment="none",
+        seed=recipe.seed,
+        cache=cache,
+        device=recipe.device,
+        progress=progress,
+    )
+    count, classes = len(observed.train), len(mask_map.classes)
+    views.ensure(np.arange(count), None, progress)
+    sampled = sample_pixels(lambda rows: views.read(rows, None), levels, labels, count, recipe.seed, progress)
+    balanced = getattr(recipe.strategy, "balance", "none") == "auto"
+    folds_P = observed.folds_N[sampled.images_P]
+    result = choose_l2(
+        sampled.features_PD,
+        sampled.targets_P,
+        folds_P,
+        classes=classes,
+        balanced=balanced,
+        features="maps",
+        progress=progress,
+    )
+    head = describe_fit("maps", {"maps": result}, int(observed.folds_N.max()) + 1, balanced)
+    decoder = recipe.decoder if recipe.decoder != "auto" else DEFAULT_DECODER
+    task = Pixels(
+        mask_map=mask_map,
+        labels=labels,
+        levels=levels,
+        sampled=sampled,
+        l2=head.choice.l2,
+        balanced=balanced,
+        decoder=decoder,
+        loss=parse_loss(recipe.loss),
+    )
+    lessons = Lessons(
+        read=lambda rows, _: laid_out(views.read(rows, None)),
+        targets=np.zeros(count, np.int64),
+        weights=np.ones(count),
+        train=np.arange(count),
+        validation=np.arange(count),
+        objective=task.plain_objective(pre.channels),
+    )
+    parts, order = [], []
+    for fold in np.unique(observed.folds_N):
+        own = np.flatnonzero(observed.folds_N == fold)
+        probe = task.probe(np.flatnonzero(observed.folds_N != fold)).eval()
+        parts.append(answers(_still(probe), lessons, own, _JUDGED_AT_ONCE))
+        order.append(own)
+    rows_NM = np.concatenate(parts)[np.argsort(np.concatenate(order))]
+    return task, replace(head, out_of_fold_NK=rows_NM.astype(np.float64))
+
+
+def _still(module: "object") -> Learner:
+    """A module that learns nothing, to be asked."""
+    return Learner(module=module, set_modes=lambda _: None, groups=(), state={})  # type: ignore[arg-type]
