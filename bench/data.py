@@ -9,6 +9,8 @@ Each set is made once, in a stable order: the same files on every machine.
               Debian openclipart-png: the Open Clip Art Library, public domain.
   stamps      about 180 photo cut-outs in 5 classes on white.
               Debian tuxpaint-stamps-default, GPL-2 and others (see its copyright file): not to be redistributed from here.
+  stamps-masks  these cut-outs on other pictures, 288 x 256, train/ and test/ with images/, masks/ (0 or 255) and
+              masks-semantic/ (0 background, 1 to 5 the class, 255 a border to ignore).
   fashion     Fashion-MNIST, 60,000 + 10,000 grey 28x28 pictures in 10 classes. Debian dataset-fashion-mnist, MIT, Zalando SE.
               Published: HOG+SVM 92.6 %, ResNet-50 fine-tuned 93.1 %, ResNet-18 94.9 %, WRN 96.7 %.
   fashion2k   2,000 + 2,000 of it, drawn at random.
@@ -55,6 +57,10 @@ STAMPS = {
 FASHION = ("tshirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg", "hubble_deep_field.jpg")
 PHOTOS_EACH = 10
+BACKGROUNDS = (
+    *("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "hubble_deep_field.jpg", "brick.png", "grass.png"),
+    *("gravel.png", "motorcycle_left.png", "coins.png", "moon.png", "page.png", "retina.jpg", "ihc.png"),
+)
 
 
 def run(work: Path, *command: str) -> None:
@@ -166,6 +172,43 @@ def stamps(out: Path, work: Path, rng: random.Random) -> None:
         on_white(Image.open(path)).save(folder(out, part, name) / f"{path.parent.name}-{path.name}")
 
 
+def stamps_masks(out: Path, work: Path, rng: random.Random) -> None:
+    """Cut-out photos pasted on drawings and photos, with the class of every pixel."""
+    root = debian(work, "tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps"
+    drawn = ("cartoon", "toys", "plastic")
+    found = [item for item in pictures(root, STAMPS) if not any(word in str(item[0].relative_to(root)) for word in drawn)]
+    backs = sorted((debian(work, "openclipart-png") / "usr/share/openclipart/png/special").rglob("*.png"))
+    photos = pypi(work, "scikit-image==0.26.0", "--only-binary", ":all:")
+    backs += [path for name in BACKGROUNDS for path in photos.rglob(name)] * 40
+    for part, path, name in parts([item for item in found if is_photo(item[0])], 0.25, rng):
+        stamp = Image.open(path).convert("RGBA")
+        stamp.thumbnail((200, 200))
+        back = background(backs, rng)
+        place = rng.randrange(288 - stamp.width + 1), rng.randrange(256 - stamp.height + 1)
+        alpha = Image.new("L", back.size, 0)
+        alpha.paste(stamp.getchannel("A"), place)
+        back.paste(stamp, place, stamp)
+        full = np.asarray(alpha)
+        index = np.where(full > 200, 1 + list(STAMPS).index(name), np.where(full < 55, 0, 255)).astype(np.uint8)
+        mask = Image.fromarray(np.where(full > 128, 255, 0).astype(np.uint8))
+        for kind, image in (("images", back), ("masks", mask), ("masks-semantic", Image.fromarray(index))):
+            image.save(folder(out, part, kind) / f"{name}-{path.stem}.png")
+
+
+def background(backs: list[Path], rng: random.Random) -> Image.Image:
+    """A part of one of the pictures, 288 x 256; one that is not mostly white, on which a cut-out would be found at once."""
+    while True:
+        try:
+            back = on_white(Image.open(rng.choice(backs)))
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue
+        width, height = (int(side * rng.uniform(0.5, 1)) for side in back.size)
+        left, top = rng.randrange(back.width - width + 1), rng.randrange(back.height - height + 1)
+        part = back.crop((left, top, left + width, top + height)).resize((288, 256), Image.Resampling.BILINEAR)
+        if (np.asarray(part).min(axis=2) > 240).mean() < 0.3:
+            return part
+
+
 def is_photo(path: Path) -> bool:
     """Photographs have many colours, drawings few; the smallest are of no use."""
     pixels = np.asarray(Image.open(path).convert("RGBA"))
@@ -259,6 +302,7 @@ Maker = Callable[[Path, Path, random.Random], None]
 MAKERS: dict[str, Maker] = {
     "clipart": clipart,
     "stamps": stamps,
+    "stamps-masks": stamps_masks,
     "fashion": fashion,
     "fashion2k": fashion2k,
     "fashion10k": fashion10k,
