@@ -1,7 +1,7 @@
 """A model that answers for every pixel."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -194,6 +194,6 @@ class _Tempered(nn.Module):
         super().__init__()
         self.head, self.temperature = head, temperature
 
-    def forward(self, *values: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        logits: Tensor = self.head(*values, size=size)
+    def forward(self, values: Sequence[Tensor], size: tuple[int, int] | None = None) -> Tensor:
+        logits: Tensor = self.head(values, size)
         return logits / self.temperature

@@ -33,6 +33,7 @@ from regraft.train.checkpoints import Identity, Resume, asked_of, forget, keeper
 from regraft.train.curves import Curves
 from regraft.train.learning_curve import learning_curve
 from regraft.train.observed import Observed
+from regraft.train.pixel_network import PixelHead
 from regraft.train.rule import rule_of_thumb
 from regraft.train.setting import Model, Setting
 from regraft.train.sheet import augmented_images
@@ -70,6 +71,7 @@ def complete(
         with told:
             model = apply_strategy(setting, ready.strategy, ready.own)
         model = replace(model, notes=(*model.notes, *doubted))
+    assert not isinstance(model.head, PixelHead), "made by the task of classes"
     fitted = Fitted(
         backbone=model.backbone,
         head=model.head,

@@ -21,9 +21,10 @@ from regraft.artifact.schema import (
     ScoresRecord,
     TrainingRecord,
 )
-from regraft.backbone.decoders import PixelProbe, Refined, make_decoder
+from regraft.backbone.decoders import Refined, make_decoder
 from regraft.backbone.head import BY_USER
 from regraft.backbone.model import Backbone
+from regraft.backbone.pixel_probe import PixelProbe
 from regraft.backbone.pyramid import Level, pyramid_of
 from regraft.backbone.weights import put_state
 from regraft.errors import SavedModelRefused

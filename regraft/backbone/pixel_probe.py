@@ -48,7 +48,7 @@ class Standardise(nn.Module):
             # One pass over the map: a factor and a shift for each channel.
             torch.addcmul(shift.view(-1, 1, 1), as_map(value, level, *self.image).to(factor.dtype), one.view(-1, 1, 1))
             for value, level, one, shift in zip(
-                values, self.levels, factor.split(widths), (-self.mean * factor).split(widths), strict=True
+                values, self.levels, torch.split(factor, widths), torch.split(-self.mean * factor, widths), strict=True
             )
         ]
         return maps
@@ -101,8 +101,8 @@ class PixelProbe(nn.Module):
         widths = [level.channels for level in levels]
         linear = PerPixelLinear(widths, len(bias_C))
         with torch.no_grad():
-            weights = torch.from_numpy(np.asarray(weight_CD)).float().split(widths, dim=1)
-            for part, weight in zip(linear.parts, weights, strict=True):
+            weights = torch.from_numpy(np.asarray(weight_CD)).float()
+            for part, weight in zip(linear.parts, torch.split(weights, widths, dim=1), strict=True):
                 cast(nn.Conv2d, part).weight.copy_(weight[:, :, None, None])
             linear.bias.copy_(torch.from_numpy(np.asarray(bias_C)))
         return cls(Standardise(levels, *size, mean_D, scale_D), linear, size)

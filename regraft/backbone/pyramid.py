@@ -19,6 +19,7 @@ PLAIN_LEVELS = 4
 _MOST_EXTRA_TOKENS = 8
 # A map at the size of the image: as wide as the first layer made it, it would cost more than all others together.
 _FINEST_STRIDE = 2
+_WIDENED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,17 @@ def pyramid_of(backbone: Backbone) -> tuple[Level, ...]:
         stem = next((stage for stage in backbone.stages if stage.number is not None), None)
         return _evenly_spaced([(stage, level) for stage, level in coarser if stage != stem] or coarser)
     ends = [one for (_, one), (_, other) in pairwise(coarser) if one.stride != other.stride]
-    return (*ends, coarser[-1][1])
+    return (*ends, _not_widened([level for _, level in coarser]))
+
+
+def _not_widened(levels: Sequence[Level]) -> Level:
+    """The last level, or the one before it where the last is the same cells made much wider for a classifier.
+
+    EfficientNet's 320 channels are 1280 behind a 1x1 convolution: four times the memory and the work, and no new place seen.
+    """
+    last = levels[-1]
+    before = [level for level in levels[:-1] if level.stride == last.stride]
+    return before[-1] if before and last.channels >= _WIDENED * before[-1].channels else last
 
 
 def pyramid_boundary(backbone: Backbone, levels: Sequence[Level]) -> Boundary:
@@ -98,7 +109,7 @@ def as_map(value: Tensor, level: Level, height: int, width: int) -> Tensor:
     rows, columns = grid_of(height, width, level.stride)
     if value.shape[1] != rows * columns + level.extra_tokens:
         raise ValueError(f"{value.shape[1]} tokens of {level.stage} are not {rows} x {columns} and {level.extra_tokens} more")
-    return value[:, level.extra_tokens :].transpose(1, 2).unflatten(2, (rows, columns))
+    return value[:, level.extra_tokens :].transpose(1, 2).reshape(len(value), -1, rows, columns)
 
 
 def _adaptive(backbone: Backbone, stage: Stage) -> bool:

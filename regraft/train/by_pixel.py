@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from regraft.backbone.decoders import Refined, make_decoder
 from regraft.backbone.model import Backbone, Boundary
+from regraft.backbone.pixel_probe import PixelProbe
 from regraft.backbone.pyramid import Level
 from regraft.cache.labels import Labels
 from regraft.data.augment_labels import augment_labels
@@ -61,15 +62,16 @@ class Pixels:
         return ByPixel(self.labels, self.layout, self.loss, augment_labels("none"), channels)
 
     def network(self, setting: Setting, lessons: Lessons, strategy: Trained) -> PixelNetwork:
-        head: nn.Module = self.probe(lessons.train)
+        probe = self.probe(lessons.train)
+        head: nn.Module = probe
         if self.decoder != PROBE_ALONE:
             pre = setting.backbone.preprocess
             with seeded(setting.seed):
                 decoder = make_decoder(self.decoder, self.levels, self.mask_map.channels, height=pre.height, width=pre.width)
-            head = Refined(head, decoder)
+            head = Refined(probe, decoder)
         return pixel_network(setting.backbone, self.levels, head)
 
-    def probe(self, images: NDArray[np.int64]) -> nn.Module:
+    def probe(self, images: NDArray[np.int64]) -> PixelProbe:
         """The probe solved on the pixels of some images."""
         return solve_probe(
             self.sampled.of(images),

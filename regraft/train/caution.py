@@ -19,6 +19,7 @@ from regraft.evaluate.probability import decisions, known_truth, negative_log_li
 from regraft.evaluate.temperature import fit_temperature
 from regraft.task.classify import predictions_of
 from regraft.train.own_head import OwnHead
+from regraft.train.pixel_network import PixelHead
 from regraft.train.setting import Model, Setting
 from regraft.values import AbstainRule, Calibrated, FloatArray, Predictions, Sample
 
@@ -132,6 +133,7 @@ class _Measured:
     def of(cls, setting: Setting, model: Model) -> "_Measured | None":
         """None where the model's head reads something else than the features that were extracted."""
         observed, columns = setting.observed, setting.extracted.columns
+        assert not isinstance(model.head, PixelHead), "which has no features of whole images"
         elsewhere = bool(model.head.stage) if isinstance(model.head, OwnHead) else model.head.taps not in ((), columns.taps)
         if elsewhere:
             return None

@@ -126,7 +126,7 @@ class _AllLevels(nn.Module):
         self.prefix, self.head = prefix, head
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.head(*self.prefix(images)))
+        return cast(Tensor, self.head(self.prefix(images), (images.shape[2], images.shape[3])))
 
 
 class _LaterLevels(nn.Module):
@@ -139,4 +139,4 @@ class _LaterLevels(nn.Module):
 
     def forward(self, *values: Tensor) -> Tensor:
         later = self.part(values[0]) if self.part is not None else ()
-        return cast(Tensor, self.head(*(values[i] for i in self._given), *later))
+        return cast(Tensor, self.head([*(values[i] for i in self._given), *later]))

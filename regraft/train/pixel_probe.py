@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from regraft.backbone.decoders import PixelProbe
+from regraft.backbone.pixel_probe import PixelProbe
 from regraft.backbone.pyramid import Level, as_map
 from regraft.cache.labels import Labels
 from regraft.progress import Progress, Silent

@@ -25,6 +25,7 @@ from regraft.train.loop import Course
 from regraft.train.observed import Observed
 from regraft.train.own_head import OwnHead
 from regraft.train.path import balanced_weights
+from regraft.train.pixel_network import PixelHead
 from regraft.values import Compared, Epoch, FloatArray, HeadChoice, History, Sample
 
 
@@ -62,7 +63,7 @@ class Setting:
         return np.arange(len(self.observed.train), len(self.images), dtype=np.int64)
 
 
-ModelHead = HeadWeights | OwnHead
+ModelHead = HeadWeights | OwnHead | PixelHead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
