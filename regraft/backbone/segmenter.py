@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from PIL import Image
 from torch import Tensor, fx, nn
-from torch.nn.functional import pad
 
 from regraft.backbone.features import Normalise
 from regraft.backbone.freeze import Plan
@@ -26,7 +25,7 @@ class Segmenter(nn.Module):
     Images of the window's size (`backbone.preprocess`) go through as they are. Others: a network that takes any size gets them
     with background added below and on the right, up to whole cells of its coarsest level; one that takes its own size alone
     (transformers with positions) gets them resized so that the longer side fits the window, centred on background, as images
-    are in training. The logits are cut and resized back. Raises UsageError for a network without maps.
+    are in training. The logits are cut and resized back.
 
     `encoder` maps images to the values of `levels`, and its parameters and buffers have the names they have in the network;
     layers of the network after the last level are left out. Nothing is shared with what was given.
@@ -68,10 +67,10 @@ class Segmenter(nn.Module):
 
     def _on_background(self, images: Tensor, size: Size, corner: Size) -> Tensor:
         """Images with background around them; their first pixel stands at `corner`."""
-        rows, columns = images.shape[2], images.shape[3]
-        around = (corner[1], size[1] - columns - corner[1], corner[0], size[0] - rows - corner[0])
-        # What is outside becomes zero by padding, so the background is taken away before and added after.
-        return pad(images - self.outside, around) + self.outside
+        canvas = self.outside.to(images.dtype).expand(len(images), -1, *size).clone()
+        top, left = corner
+        canvas[:, :, top : top + images.shape[2], left : left + images.shape[3]] = images
+        return canvas
 
 
 def takes_any_size(backbone: Backbone, levels: Sequence[Level]) -> bool:
