@@ -1,0 +1,310 @@
+"""Answers for every pixel of an image of any size, from a network that answers windows: whole or in tiles, strip by strip.
+
+Letters in names give shapes: N windows, C logits, H W pixels of the image, h w of what the network is shown of it, R rows,
+T tiles. No more than a row of tiles is in memory at once; what is finished goes to whoever asks, from the top down.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from regraft.data.preprocess import Preprocess, to_input_size
+from regraft.evaluate.probability import probabilities as probabilities_of
+
+Pixels = NDArray[np.uint8]
+Logits = NDArray[np.float32]
+# Windows (N, h, w, channels) uint8 -> their logits (N, C, h, w), as the `run` of an engine of `cache.engines`.
+Ask = Callable[[Pixels], Logits]
+
+# An image up to so many times as large as those of the training is shown whole: things are then at least half their usual size.
+WHOLE_UP_TO: Final = 2.0
+# Of a tile's side: what it shares with the next, and over which its weight falls to its border.
+OVERLAP: Final = 0.25
+BATCH: Final = 8
+# Numbers in a strip. 8 MB each, few enough for several copies at a time.
+_STRIP: Final = 2_000_000
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """Labels (H, W) of an image, how many pixels each of K classes takes, and where wanted probabilities (C, H, W)."""
+
+    labels_HW: NDArray[np.uint8]
+    pixels_K: NDArray[np.int64]
+    probabilities_CHW: NDArray[np.float16] | None
+
+
+def tile_scale(height: int, width: int, *, usual_side: float, window: int, whole: bool = False) -> float | None:
+    """By how much an image is resized to be answered in tiles; None: it is shown whole.
+
+    `usual_side` is the median longer side of the training images in pixels, `window` the side of the network's input. In
+    tiles, things have the size that they had in training.
+    """
+    if whole or max(height, width) <= WHOLE_UP_TO * usual_side:
+        return None
+    return window / usual_side
+
+
+def answer_image(
+    pixels_HWC: Pixels, ask: Ask, preprocess: Preprocess, *, scale: float | None, batch: int = BATCH
+) -> NDArray[np.float32]:
+    """Logits (C, H, W) of an image (H, W, channels), all at once; large ones are better taken from `answer_strips`."""
+    return np.concatenate(list(answer_strips(pixels_HWC, ask, preprocess, scale=scale, batch=batch)), axis=1)
+
+
+def answer_strips(
+    pixels_HWC: Pixels, ask: Ask, preprocess: Preprocess, *, scale: float | None, batch: int = BATCH
+) -> Iterator[Logits]:
+    """Logits (C, R, W) of an image (H, W, channels), strip by strip from the top; the R add up to H.
+
+    The image is shown whole, as in training with `fit` "pad", where `scale` is None. Else it is resized by it and covered
+    with windows that overlap by a quarter; their logits are averaged with weights that fall to the borders. Either way the
+    logits are resized bilinearly to the image's own size.
+
+    `ask` gives the logits of windows (N, height, width, channels) of `preprocess`, at most `batch` at a time.
+    """
+    height, width = pixels_HWC.shape[:2]
+    image = _as_image(pixels_HWC)
+    if scale is None:
+        size, rows = _whole(image, ask, preprocess)
+    else:
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        rows = _tiled(image, size, ask, preprocess, batch)
+    yield from resized_rows(rows, size, (height, width))
+
+
+def decide(
+    strips: Iterable[Logits],
+    size: tuple[int, int],
+    classes: int,
+    *,
+    threshold: float | None = None,
+    temperature: float = 1.0,
+    probabilities: bool = False,
+) -> Decided:
+    """Labels of an image of `size` (height, width) from strips of its logits, and where wanted probabilities.
+
+    One logit per pixel is that of the object: label 1 where its probability is at least `threshold`, half by default. Of
+    several the largest counts. Logits are divided by `temperature` first.
+    """
+    labels_HW, pixels_K, top = np.empty(size, np.uint8), np.zeros(classes, np.int64), 0
+    shares_CHW: NDArray[np.float16] | None = None
+    for logits_CRW in strips:
+        part = slice(top, top + logits_CRW.shape[1])
+        single = len(logits_CRW) == 1
+        shares_CRW = _probabilities(logits_CRW, temperature) if single or probabilities else None
+        if single and shares_CRW is not None:
+            labels_HW[part] = shares_CRW[0] >= (0.5 if threshold is None else threshold)
+        else:
+            labels_HW[part] = logits_CRW.argmax(axis=0)
+        pixels_K += np.bincount(labels_HW[part].ravel(), minlength=classes)
+        if probabilities and shares_CRW is not None:
+            if shares_CHW is None:
+                shares_CHW = np.empty((len(logits_CRW), *size), np.float16)
+            shares_CHW[:, part] = shares_CRW
+        top = part.stop
+    return Decided(labels_HW=labels_HW, pixels_K=pixels_K, probabilities_CHW=shares_CHW)
+
+
+def _probabilities(logits_CRW: Logits, temperature: float) -> NDArray[np.float64]:
+    """(C, R, W) of a strip: a sigmoid of one logit, a softmax of several."""
+    channels, rows, width = logits_CRW.shape
+    logits_PC = logits_CRW.reshape(channels, -1).T / temperature
+    return probabilities_of(logits_PC, multi_label=channels == 1).T.reshape(channels, rows, width)
+
+
+def padded_box(height: int, width: int, preprocess: Preprocess) -> tuple[int, int, int, int]:
+    """Where "pad" puts an image in the window: (left, top, right, bottom)."""
+    scale = min(preprocess.width / width, preprocess.height / height)
+    inner_width, inner_height = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = (preprocess.width - inner_width) // 2, (preprocess.height - inner_height) // 2
+    return left, top, left + inner_width, top + inner_height
+
+
+def _whole(image: Image.Image, ask: Ask, preprocess: Preprocess) -> tuple[tuple[int, int], Iterator[Logits]]:
+    shown = to_input_size(image, replace(preprocess, fit="pad"))
+    left, top, right, bottom = padded_box(image.height, image.width, preprocess)
+    logits_Chw = ask(shown[np.newaxis])[0, :, top:bottom, left:right]
+    return (bottom - top, right - left), iter([logits_Chw])
+
+
+# -- tiles
+
+
+def blend_weights(length: int, window: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Starts (T,) of the tiles that cover `length` pixels along one side, and their weights (T, window).
+
+    Neighbours share a quarter of a tile or more. Each weight falls to the borders as a raised cosine and is nowhere zero;
+    those of all tiles add up to 1 at every pixel. Where `length` is less than `window`, one tile begins before 0.
+    """
+    if length <= window:
+        return np.array([-((window - length) // 2)]), np.ones((1, window), np.float32)
+    step = window - int(np.ceil(OVERLAP * window))
+    starts_T = np.rint(np.linspace(0, length - window, 1 + -(-(length - window) // max(1, step)))).astype(np.intp)
+    ramp = max(1.0, OVERLAP * window)
+    inside = np.minimum(np.arange(window) + 0.5, window - np.arange(window) - 0.5)
+    weight = np.sin(0.5 * np.pi * np.minimum(1.0, inside / ramp)) ** 2
+    total = np.zeros(length)
+    for start in starts_T:
+        total[start : start + window] += weight
+    return starts_T, np.array([weight / total[start : start + window] for start in starts_T], np.float32)
+
+
+def _tiled(
+    image: Image.Image, size: tuple[int, int], ask: Ask, preprocess: Preprocess, batch: int
+) -> Iterator[NDArray[np.float32]]:
+    """Rows (C, R, w) of logits of an image resized to `size` (h, w), as soon as no later tile adds to them."""
+    height, width = size
+    tops, down = blend_weights(height, preprocess.height)
+    lefts, across = blend_weights(width, preprocess.width)
+    sum_Chw: NDArray[np.float32] | None = None
+    for top, following, weight_h in zip(tops, [*tops[1:], height], down, strict=True):
+        strip = _strip(image, size, int(top), preprocess)
+        for start in range(0, len(lefts), batch):
+            columns = range(start, min(start + batch, len(lefts)))
+            answers = ask(np.stack([_window(strip, int(lefts[column]), preprocess) for column in columns]))
+            if sum_Chw is None:
+                sum_Chw = np.zeros((answers.shape[1], min(height, preprocess.height), width), np.float32)
+            for column, logits_Chw in zip(columns, answers, strict=True):
+                _add(sum_Chw, logits_Chw, weight_h, across[column], (int(top), int(lefts[column])))
+        assert sum_Chw is not None, "every side is covered by at least one tile"
+        done = min(int(following) - max(0, int(top)), sum_Chw.shape[1])
+        yield sum_Chw[:, :done]
+        sum_Chw[:, : sum_Chw.shape[1] - done] = sum_Chw[:, done:].copy()
+        sum_Chw[:, sum_Chw.shape[1] - done :] = 0
+
+
+def _add(
+    sum_Chw: Logits, logits_Chw: Logits, weight_h: Logits, weight_w: Logits, corner: tuple[int, int]
+) -> None:
+    """Add a tile to the rows that begin at its top; what of it lies outside of the image is padding, and left out."""
+    rows, columns = max(0, -corner[0]), max(0, -corner[1])
+    left = max(0, corner[1])
+    height, width = min(sum_Chw.shape[1], len(weight_h)), min(sum_Chw.shape[2], len(weight_w))
+    inner = logits_Chw[:, rows : rows + height, columns : columns + width]
+    weight = weight_h[rows : rows + height, np.newaxis] * weight_w[columns : columns + width]
+    sum_Chw[:, :height, left : left + width] += inner * weight
+
+
+def _strip(image: Image.Image, size: tuple[int, int], top: int, preprocess: Preprocess) -> Pixels:
+    """Rows (R, w, channels) of the image resized to `size`, from `top` on, as high as a window or the whole of it.
+
+    The resampling reads beyond the box, so these are the pixels that resizing the whole image would give.
+    """
+    height, width = size
+    first, last = max(0, top), min(height, top + preprocess.height)
+    ratio = image.height / height
+    box = (0.0, first * ratio, float(image.width), min(float(image.height), last * ratio))
+    resample = _RESAMPLING[preprocess.interpolation]
+    colours, alpha = _apart(image, preprocess.channels)
+    shown = colours.resize((width, last - first), resample, box=box)
+    if preprocess.channels == 1:
+        return np.asarray(shown)[..., np.newaxis]
+    rgb = np.asarray(shown if shown.mode == "RGB" else shown.convert("RGB"))
+    if preprocess.channels == 3:
+        return rgb
+    if alpha is None:
+        return np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])
+    return np.dstack([rgb, np.asarray(alpha.resize((width, last - first), resample, box=box))])
+
+
+def _apart(image: Image.Image, channels: int) -> tuple[Image.Image, Image.Image | None]:
+    """Colours and alpha, which are resized apart: the colours are those of the image without alpha."""
+    alpha = image.getchannel("A") if image.mode.endswith("A") else None
+    mode = "L" if channels == 1 else image.mode.removesuffix("A")
+    return (image if image.mode == mode else image.convert(mode)), alpha
+
+
+def _window(strip: Pixels, left: int, preprocess: Preprocess) -> Pixels:
+    """The window at `left` of a strip; a strip that is smaller than a window lies in the middle of one, on background."""
+    high, wide = min(len(strip), preprocess.height), min(strip.shape[1], preprocess.width)
+    part = strip[:, max(0, left) : max(0, left) + wide]
+    if (high, wide) == (preprocess.height, preprocess.width):
+        return part
+    canvas = np.empty((preprocess.height, preprocess.width, preprocess.channels), np.uint8)
+    canvas[:] = _background(preprocess)
+    top, at = (preprocess.height - high) // 2, (preprocess.width - wide) // 2
+    canvas[top : top + high, at : at + wide] = part
+    return canvas
+
+
+def _background(preprocess: Preprocess) -> NDArray[np.uint8]:
+    """The pixel that padding has in training: the background, and transparent."""
+    colour = Image.new("RGB", (1, 1), preprocess.background)
+    pixel = np.asarray(colour.convert("L") if preprocess.channels == 1 else colour).reshape(-1)
+    return np.append(pixel, np.uint8(0)) if preprocess.channels == 4 else pixel
+
+
+def _as_image(pixels_HWC: Pixels) -> Image.Image:
+    return Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
+
+
+# -- sizes
+
+
+def resized_rows(rows: Iterable[Logits], size: tuple[int, int], wanted: tuple[int, int]) -> Iterator[Logits]:
+    """Values (C, h, w) that come in `rows`, resized bilinearly to `wanted` (H, W), in strips (C, R, W).
+
+    Centres of pixels are at halves and borders are continued, as in torch's `interpolate` with `align_corners=False`.
+    """
+    (height, width), (out_height, out_width) = size, wanted
+    columns = _places(width, out_width)
+    places = _places(height, out_height)
+    kept: NDArray[np.float32] | None = None
+    base = done = 0
+    for part in _pieces(rows, max(out_width * -(-out_height // height), width)):
+        wide = _lerp(part, *columns)
+        have = wide if kept is None else np.concatenate([kept, wide], axis=1)
+        end = base + have.shape[1]
+        ready = out_height if end == height else int(np.searchsorted(places[1], end))
+        for first, last in pairwise([*range(done, ready, _rows_of(have, out_width)), ready]):
+            low, high, share = (values[first:last] for values in places)
+            yield np.ascontiguousarray(_mixed(have[:, low - base], have[:, high - base], share[:, np.newaxis]))
+        done = ready
+        keep = min(int(places[0][done]), end - 1) if done < out_height else end
+        kept, base = have[:, keep - base :].copy(), keep
+
+
+def _rows_of(values: Logits, width: int) -> int:
+    return max(1, _STRIP // (len(values) * width))
+
+
+def _pieces(rows: Iterable[Logits], width: int) -> Iterator[Logits]:
+    """The same rows, few enough at a time for what is to be made of them, `width` numbers for each."""
+    for part in rows:
+        step = _rows_of(part, width)
+        for first in range(0, part.shape[1], step):
+            yield part[:, first : first + step]
+
+
+def _places(length: int, wanted: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """For each of `wanted` pixels the two of `length` that it lies between, and the share of the second."""
+    at = np.clip((np.arange(wanted) + 0.5) * length / wanted - 0.5, 0, length - 1)
+    low = np.floor(at).astype(np.intp)
+    return low, np.minimum(low + 1, length - 1), (at - low).astype(np.float32)
+
+
+def _lerp(rows: Logits, low: NDArray[np.intp], high: NDArray[np.intp], share: NDArray[np.float32]) -> Logits:
+    """Along the last axis."""
+    if len(low) == rows.shape[2] and not share.any():
+        return rows
+    return _mixed(rows[:, :, low], rows[:, :, high], share)
+
+
+def _mixed(one: Logits, other: Logits, share: NDArray[np.float32]) -> Logits:
+    """`one` + share * (`other` - `one`), in the memory of both."""
+    other -= one
+    other *= share
+    one += other
+    return one
