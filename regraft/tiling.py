@@ -185,9 +185,7 @@ def _tiled(
         sum_Chw[:, sum_Chw.shape[1] - done :] = 0
 
 
-def _add(
-    sum_Chw: Logits, logits_Chw: Logits, weight_h: Logits, weight_w: Logits, corner: tuple[int, int]
-) -> None:
+def _add(sum_Chw: Logits, logits_Chw: Logits, weight_h: Logits, weight_w: Logits, corner: tuple[int, int]) -> None:
     """Add a tile to the rows that begin at its top; what of it lies outside of the image is padding, and left out."""
     rows, columns = max(0, -corner[0]), max(0, -corner[1])
     left = max(0, corner[1])

@@ -140,7 +140,9 @@ def test_weights_fall_to_the_borders_and_change_slowly() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (16, 16), (50, 7)], ids=str)
 @pytest.mark.parametrize("wanted", [(1, 1), (5, 3), (16, 16), (400, 31), (7, 900)], ids=str)
-def test_rows_are_resized_as_torch_does(size: tuple[int, int], wanted: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_resized_as_torch_does(
+    size: tuple[int, int], wanted: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = np.random.default_rng(1).normal(size=(2, *size)).astype(np.float32)
     monkeypatch.setattr("regraft.tiling._STRIP", 500)
     parts = [values[:, start : start + 3].copy() for start in range(0, size[0], 3)]
