@@ -5,7 +5,6 @@ each image as soon as its files are whole, so that a run that was cut short can 
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,6 +231,6 @@ def _row_of(fields: dict[str, Any]) -> PixelRow:
 
 def _checked_name(name: str) -> str:
     """Raises ValueError for a name that leads out of the folder."""
-    if Path(name).is_absolute() or ".." in Path(name).parts or os.sep == "\\" and ":" in name:
+    if Path(name).anchor or ".." in Path(name).parts:
         raise ValueError(name)
     return name

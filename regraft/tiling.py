@@ -6,7 +6,6 @@ T tiles. No more than a row of tiles is in memory at once; what is finished goes
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image
 
 from regraft.data.preprocess import Preprocess, to_input_size
 from regraft.evaluate.probability import probabilities as probabilities_of
+from regraft.resizing import resized_rows
 
 Pixels = NDArray[np.uint8]
 Logits = NDArray[np.float32]
@@ -26,8 +26,6 @@ WHOLE_UP_TO: Final = 2.0
 # Of a tile's side: what it shares with the next, and over which its weight falls to its border.
 OVERLAP: Final = 0.25
 BATCH: Final = 8
-# Numbers in a strip. 8 MB each, few enough for several copies at a time.
-_STRIP: Final = 2_000_000
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -246,63 +244,3 @@ def _background(preprocess: Preprocess) -> NDArray[np.uint8]:
 
 def _as_image(pixels_HWC: Pixels) -> Image.Image:
     return Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
-
-
-# -- sizes
-
-
-def resized_rows(rows: Iterable[Logits], size: tuple[int, int], wanted: tuple[int, int]) -> Iterator[Logits]:
-    """Values (C, h, w) that come in `rows`, resized bilinearly to `wanted` (H, W), in strips (C, R, W).
-
-    Centres of pixels are at halves and borders are continued, as in torch's `interpolate` with `align_corners=False`.
-    """
-    (height, width), (out_height, out_width) = size, wanted
-    columns = _places(width, out_width)
-    places = _places(height, out_height)
-    kept: NDArray[np.float32] | None = None
-    base = done = 0
-    for part in _pieces(rows, max(out_width * -(-out_height // height), width)):
-        wide = _lerp(part, *columns)
-        have = wide if kept is None else np.concatenate([kept, wide], axis=1)
-        end = base + have.shape[1]
-        ready = out_height if end == height else int(np.searchsorted(places[1], end))
-        for first, last in pairwise([*range(done, ready, _rows_of(have, out_width)), ready]):
-            low, high, share = (values[first:last] for values in places)
-            yield np.ascontiguousarray(_mixed(have[:, low - base], have[:, high - base], share[:, np.newaxis]))
-        done = ready
-        keep = min(int(places[0][done]), end - 1) if done < out_height else end
-        kept, base = have[:, keep - base :].copy(), keep
-
-
-def _rows_of(values: Logits, width: int) -> int:
-    return max(1, _STRIP // (len(values) * width))
-
-
-def _pieces(rows: Iterable[Logits], width: int) -> Iterator[Logits]:
-    """The same rows, few enough at a time for what is to be made of them, `width` numbers for each."""
-    for part in rows:
-        step = _rows_of(part, width)
-        for first in range(0, part.shape[1], step):
-            yield part[:, first : first + step]
-
-
-def _places(length: int, wanted: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """For each of `wanted` pixels the two of `length` that it lies between, and the share of the second."""
-    at = np.clip((np.arange(wanted) + 0.5) * length / wanted - 0.5, 0, length - 1)
-    low = np.floor(at).astype(np.intp)
-    return low, np.minimum(low + 1, length - 1), (at - low).astype(np.float32)
-
-
-def _lerp(rows: Logits, low: NDArray[np.intp], high: NDArray[np.intp], share: NDArray[np.float32]) -> Logits:
-    """Along the last axis."""
-    if len(low) == rows.shape[2] and not share.any():
-        return rows
-    return _mixed(rows[:, :, low], rows[:, :, high], share)
-
-
-def _mixed(one: Logits, other: Logits, share: NDArray[np.float32]) -> Logits:
-    """`one` + share * (`other` - `one`), in the memory of both."""
-    other -= one
-    other *= share
-    one += other
-    return one

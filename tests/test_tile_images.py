@@ -12,13 +12,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 from regraft.data.preprocess import Preprocess, to_input_size
+from regraft.resizing import resized_rows
 from regraft.tiling import (
     answer_image,
     answer_strips,
     blend_weights,
     decide,
     padded_box,
-    resized_rows,
     tile_scale,
 )
 
@@ -144,7 +144,7 @@ def test_rows_are_resized_as_torch_does(
     size: tuple[int, int], wanted: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = np.random.default_rng(1).normal(size=(2, *size)).astype(np.float32)
-    monkeypatch.setattr("regraft.tiling._STRIP", 500)
+    monkeypatch.setattr("regraft.resizing._STRIP", 500)
     parts = [values[:, start : start + 3].copy() for start in range(0, size[0], 3)]
     strips = list(resized_rows(parts, size, wanted))
     np.testing.assert_allclose(np.concatenate(strips, axis=1), interpolated(values, wanted), atol=1e-5)
@@ -155,7 +155,7 @@ def test_rows_are_resized_as_torch_does(
 def test_small_strips_are_the_answer_all_at_once(scale: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = noise(90, 130)
     at_once = answer_image(pixels, per_pixel, RGB, scale=scale)
-    monkeypatch.setattr("regraft.tiling._STRIP", 1000)
+    monkeypatch.setattr("regraft.resizing._STRIP", 1000)
     strips = list(answer_strips(pixels, per_pixel, RGB, scale=scale, batch=3))
     assert len(strips) > 10
     np.testing.assert_array_equal(np.concatenate(strips, axis=1), at_once)
