@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from regraft.fitted import Fitted
     from regraft.fitted_pixels import FittedPixels
 
-DATA_HELP = "Folder of class folders, or with --task of images, a CSV or Parquet table, or a data set of torchvision by name: torchvision:CIFAR10."
+DATA_HELP = (
+    "Folder of class folders, where there are masks of images, a CSV or Parquet table, or a data set of torchvision by name: "
+    "torchvision:CIFAR10."
+)
 DeviceOption = Annotated[
     Device,
     typer.Option(
@@ -91,7 +94,7 @@ TaskOption = Annotated[
     typer.Option(
         "--task",
         metavar="classification|saliency|semantic",
-        help="What is answered: a class for the image; for every pixel whether it is of the object, with --masks; or its class.",
+        help="A class for each image; for every pixel, learned from masks, whether it is of an object; or its class.",
     ),
 ]
 Masks = Annotated[

@@ -13,7 +13,10 @@ _LONGEST_STEM = 60
 
 
 def check_folder(folder: Path, *, keep: bool, option: str = "--explain") -> None:
-    """Before any work: `option` names a folder. Raises OutputExists for a folder that holds something, unless `keep`, UsageError where none can be."""
+    """Before any work: raises OutputExists for a folder that holds something, unless `keep`, UsageError where none can be.
+
+    `option` is what names it.
+    """
     if folder.exists() and not folder.is_dir():
         raise OutputExists(
             expected=f"a folder for {option}", got=f"{folder}: a file", fix=f"name another one: {folder}-pictures"
