@@ -9,9 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
+from regraft.backbone.features import FromPixels
+from regraft.cache.engines import TorchEngine
 from regraft.data.preprocess import Preprocess, to_input_size
 from regraft.evaluate.probability import probabilities as probabilities_of
 from regraft.resizing import resized_rows
@@ -35,12 +39,11 @@ _RESAMPLING = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decided:
-    """Labels (H, W) of an image, how many pixels each of K classes takes, and where wanted probabilities (C, H, W)."""
+class Answer:
+    """Labels (H, W) of an image, and where wanted probabilities (C, H, W)."""
 
     labels_HW: NDArray[np.uint8]
-    pixels_K: NDArray[np.int64]
-    probabilities_CHW: NDArray[np.float16] | None
+    probabilities_CHW: NDArray[np.float16] | None = None
 
 
 def tile_scale(height: int, width: int, *, usual_side: float, window: int, whole: bool = False) -> float | None:
@@ -55,16 +58,41 @@ def tile_scale(height: int, width: int, *, usual_side: float, window: int, whole
 
 
 def answer_image(
-    pixels_HWC: Pixels, ask: Ask, preprocess: Preprocess, *, scale: float | None, batch: int = BATCH
+    image: Image.Image,
+    module: nn.Module,
+    preprocess: Preprocess,
+    *,
+    usual_side: float | None,
+    threshold: float = 0.5,
+    probabilities: bool = False,
+    batch: int = BATCH,
+    device: str = "cpu",
+) -> Answer:
+    """The class of every pixel of one upright image, at its own size; in fp32, with bounded memory.
+
+    `module` maps normalised windows (N, channels, height, width) of `preprocess` to logits (N, C, height, width), in eval
+    mode; it is moved to `device`. `usual_side` is the median longer side of the training images in pixels: images more than
+    twice as large are answered in tiles (`tile_scale`); None shows every image whole. One logit is that of the object, whose
+    label is 1 where its probability is at least `threshold`.
+    """
+    engine = TorchEngine(FromPixels(module, preprocess).eval(), device=device, dtype=torch.float32)
+    side = max(preprocess.height, preprocess.width)
+    scale = usual_side and tile_scale(image.height, image.width, usual_side=usual_side, window=side)
+    strips = answer_strips(image, engine.run, preprocess, scale=scale, batch=batch)
+    return decide(strips, (image.height, image.width), threshold=threshold, probabilities=probabilities)
+
+
+def logits_of_image(
+    image: Image.Image, ask: Ask, preprocess: Preprocess, *, scale: float | None, batch: int = BATCH
 ) -> NDArray[np.float32]:
-    """Logits (C, H, W) of an image (H, W, channels), all at once; large ones are better taken from `answer_strips`."""
-    return np.concatenate(list(answer_strips(pixels_HWC, ask, preprocess, scale=scale, batch=batch)), axis=1)
+    """Logits (C, H, W) of an image, all at once; those of large ones are better taken from `answer_strips`."""
+    return np.concatenate(list(answer_strips(image, ask, preprocess, scale=scale, batch=batch)), axis=1)
 
 
 def answer_strips(
-    pixels_HWC: Pixels, ask: Ask, preprocess: Preprocess, *, scale: float | None, batch: int = BATCH
+    image: Image.Image, ask: Ask, preprocess: Preprocess, *, scale: float | None, batch: int = BATCH
 ) -> Iterator[Logits]:
-    """Logits (C, R, W) of an image (H, W, channels), strip by strip from the top; the R add up to H.
+    """Logits (C, R, W) of an image of H x W pixels, strip by strip from the top; the R add up to H.
 
     The image is shown whole, as in training with `fit` "pad", where `scale` is None. Else it is resized by it and covered
     with windows that overlap by a quarter; their logits are averaged with weights that fall to the borders. Either way the
@@ -72,8 +100,7 @@ def answer_strips(
 
     `ask` gives the logits of windows (N, height, width, channels) of `preprocess`, at most `batch` at a time.
     """
-    height, width = pixels_HWC.shape[:2]
-    image = _as_image(pixels_HWC)
+    width, height = image.size
     if scale is None:
         size, rows = _whole(image, ask, preprocess)
     else:
@@ -82,43 +109,33 @@ def answer_strips(
     yield from resized_rows(rows, size, (height, width))
 
 
-def decide(
-    strips: Iterable[Logits],
-    size: tuple[int, int],
-    classes: int,
-    *,
-    threshold: float | None = None,
-    temperature: float = 1.0,
-    probabilities: bool = False,
-) -> Decided:
+def decide(strips: Iterable[Logits], size: tuple[int, int], *, threshold: float = 0.5, probabilities: bool = False) -> Answer:
     """Labels of an image of `size` (height, width) from strips of its logits, and where wanted probabilities.
 
-    One logit per pixel is that of the object: label 1 where its probability is at least `threshold`, half by default. Of
-    several the largest counts. Logits are divided by `temperature` first.
+    One logit per pixel is that of the object: label 1 where its probability is at least `threshold`. Of several the largest
+    counts.
     """
-    labels_HW, pixels_K, top = np.empty(size, np.uint8), np.zeros(classes, np.int64), 0
+    labels_HW, top = np.empty(size, np.uint8), 0
     shares_CHW: NDArray[np.float16] | None = None
     for logits_CRW in strips:
-        part = slice(top, top + logits_CRW.shape[1])
-        single = len(logits_CRW) == 1
-        shares_CRW = _probabilities(logits_CRW, temperature) if single or probabilities else None
+        part, single = slice(top, top + logits_CRW.shape[1]), len(logits_CRW) == 1
+        shares_CRW = _probabilities(logits_CRW) if single or probabilities else None
         if single and shares_CRW is not None:
-            labels_HW[part] = shares_CRW[0] >= (0.5 if threshold is None else threshold)
+            labels_HW[part] = shares_CRW[0] >= threshold
         else:
             labels_HW[part] = logits_CRW.argmax(axis=0)
-        pixels_K += np.bincount(labels_HW[part].ravel(), minlength=classes)
         if probabilities and shares_CRW is not None:
             if shares_CHW is None:
                 shares_CHW = np.empty((len(logits_CRW), *size), np.float16)
             shares_CHW[:, part] = shares_CRW
         top = part.stop
-    return Decided(labels_HW=labels_HW, pixels_K=pixels_K, probabilities_CHW=shares_CHW)
+    return Answer(labels_HW=labels_HW, probabilities_CHW=shares_CHW)
 
 
-def _probabilities(logits_CRW: Logits, temperature: float) -> NDArray[np.float64]:
+def _probabilities(logits_CRW: Logits) -> NDArray[np.float64]:
     """(C, R, W) of a strip: a sigmoid of one logit, a softmax of several."""
     channels, rows, width = logits_CRW.shape
-    logits_PC = logits_CRW.reshape(channels, -1).T / temperature
+    logits_PC = logits_CRW.reshape(channels, -1).T
     return probabilities_of(logits_PC, multi_label=channels == 1).T.reshape(channels, rows, width)
 
 
@@ -240,7 +257,3 @@ def _background(preprocess: Preprocess) -> NDArray[np.uint8]:
     colour = Image.new("RGB", (1, 1), preprocess.background)
     pixel = np.asarray(colour.convert("L") if preprocess.channels == 1 else colour).reshape(-1)
     return np.append(pixel, np.uint8(0)) if preprocess.channels == 4 else pixel
-
-
-def _as_image(pixels_HWC: Pixels) -> Image.Image:
-    return Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)

@@ -18,6 +18,7 @@ from regraft.tiling import (
     answer_strips,
     blend_weights,
     decide,
+    logits_of_image,
     padded_box,
     tile_scale,
 )
@@ -30,6 +31,10 @@ SIZES = [(1, 1), (1, 5000), (5000, 1), (7, 33), (32, 32), (33, 31), (57, 101), (
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def shown(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def per_pixel(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -47,7 +52,9 @@ def interpolated(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_tiles_at_the_image_s_own_scale_give_the_answer_of_each_pixel(size: tuple[int, int]) -> None:
     pixels = noise(*size)
-    np.testing.assert_allclose(answer_image(pixels, per_pixel, RGB, scale=1.0), per_pixel(pixels[np.newaxis])[0], atol=1e-4)
+    np.testing.assert_allclose(
+        logits_of_image(shown(pixels), per_pixel, RGB, scale=1.0), per_pixel(pixels[np.newaxis])[0], atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("scale", [0.21, 0.5, 1.7])
@@ -57,7 +64,7 @@ def test_tiles_at_another_scale_give_the_answer_of_the_resized_image(size: tuple
     small = tuple(max(1, round(side * scale)) for side in size)
     resized = np.asarray(Image.fromarray(pixels).resize((small[1], small[0]), Image.Resampling.BILINEAR))
     expected = interpolated(per_pixel(resized[np.newaxis])[0], size)
-    got = answer_image(pixels, per_pixel, RGB, scale=scale)
+    got = logits_of_image(shown(pixels), per_pixel, RGB, scale=scale)
     # Pillow rounds to whole levels; where a value lies in the middle of two it may take either.
     level = np.abs(WEIGHTS[3]).sum(axis=1).max() / 255
     np.testing.assert_allclose(got, expected, atol=level + 1e-4)
@@ -76,9 +83,8 @@ def test_tiles_have_the_channels_of_the_network(channels: int, of_image: int) ->
         return per_pixel(windows)
 
     pixels = noise(20, SIDE, of_image)
-    answer_image(pixels, watched, preprocess, scale=1.0)
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[of_image]
-    as_in_training = to_input_size(Image.frombytes(mode, (SIDE, 20), pixels.tobytes()), preprocess)
+    logits_of_image(shown(pixels), watched, preprocess, scale=1.0)
+    as_in_training = to_input_size(shown(pixels), preprocess)
     np.testing.assert_array_equal(seen[0], as_in_training)
 
 
@@ -88,7 +94,7 @@ def test_an_image_shown_whole_is_the_window_of_training_without_its_padding(size
     window = to_input_size(Image.fromarray(pixels), RGB)
     left, top, right, bottom = padded_box(*size, RGB)
     expected = interpolated(per_pixel(window[np.newaxis])[0][:, top:bottom, left:right], size)
-    got = answer_image(pixels, per_pixel, RGB, scale=None)
+    got = logits_of_image(shown(pixels), per_pixel, RGB, scale=None)
     assert got.shape == (3, *size)
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
@@ -154,9 +160,9 @@ def test_rows_are_resized_as_torch_does(
 @pytest.mark.parametrize("scale", [None, 0.4, 1.3])
 def test_small_strips_are_the_answer_all_at_once(scale: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = noise(90, 130)
-    at_once = answer_image(pixels, per_pixel, RGB, scale=scale)
+    at_once = logits_of_image(shown(pixels), per_pixel, RGB, scale=scale)
     monkeypatch.setattr("regraft.resizing._STRIP", 1000)
-    strips = list(answer_strips(pixels, per_pixel, RGB, scale=scale, batch=3))
+    strips = list(answer_strips(shown(pixels), per_pixel, RGB, scale=scale, batch=3))
     assert len(strips) > 10
     np.testing.assert_array_equal(np.concatenate(strips, axis=1), at_once)
 
@@ -172,7 +178,7 @@ def test_a_network_that_sees_its_neighbourhood_has_no_seams() -> None:
 
     preprocess = Preprocess(height=64, width=64, fit="pad", mean=(0.5,) * 3, std=(0.25,) * 3)
     pixels = np.full((200, 300, 3), 180, np.uint8)
-    got = answer_image(pixels, blur, preprocess, scale=1.0)[:, 8:-8, 8:-8]
+    got = logits_of_image(shown(pixels), blur, preprocess, scale=1.0)[:, 8:-8, 8:-8]
     # Half of the value is lost in the very corner of a window, 44 % at its border.
     assert np.abs(got - 180 / 255).max() < 0.1 * 180 / 255
     assert np.abs(np.diff(got, axis=2)).max() < 0.03
@@ -181,41 +187,52 @@ def test_a_network_that_sees_its_neighbourhood_has_no_seams() -> None:
 def test_labels_and_probabilities_are_decided_strip_by_strip() -> None:
     logits = np.random.default_rng(3).normal(0, 3, (4, 40, 30)).astype(np.float32)
     strips = [logits[:, :17], logits[:, 17:18], logits[:, 18:]]
-    decided = decide(strips, (40, 30), 4, temperature=2.0, probabilities=True)
-    expected = torch.softmax(torch.from_numpy(logits) / 2, dim=0).numpy()
-    np.testing.assert_array_equal(decided.labels_HW, logits.argmax(axis=0))
-    np.testing.assert_array_equal(decided.pixels_K, np.bincount(logits.argmax(axis=0).ravel(), minlength=4))
-    assert decided.probabilities_CHW is not None
-    np.testing.assert_allclose(decided.probabilities_CHW, expected, atol=1e-3)
-    assert decide(strips, (40, 30), 4).probabilities_CHW is None
+    answer = decide(strips, (40, 30), probabilities=True)
+    np.testing.assert_array_equal(answer.labels_HW, logits.argmax(axis=0))
+    assert answer.probabilities_CHW is not None
+    np.testing.assert_allclose(answer.probabilities_CHW, torch.softmax(torch.from_numpy(logits), dim=0), atol=1e-3)
+    assert decide(strips, (40, 30)).probabilities_CHW is None
 
 
 def test_an_object_is_where_its_probability_reaches_the_threshold() -> None:
     logits = np.random.default_rng(4).normal(0, 3, (1, 40, 30)).astype(np.float32)
-    decided = decide([logits], (40, 30), 2, threshold=0.7, temperature=1.5, probabilities=True)
-    expected = torch.sigmoid(torch.from_numpy(logits) / 1.5).numpy()
-    np.testing.assert_array_equal(decided.labels_HW, (expected[0] >= 0.7).astype(np.uint8))
-    assert decided.pixels_K.sum() == 1200
-    assert decided.probabilities_CHW is not None
-    np.testing.assert_allclose(decided.probabilities_CHW, expected, atol=1e-3)
-    np.testing.assert_array_equal(decide([logits], (40, 30), 2).labels_HW, logits[0] >= 0)
+    answer = decide([logits], (40, 30), threshold=0.7, probabilities=True)
+    expected = torch.sigmoid(torch.from_numpy(logits)).numpy()
+    np.testing.assert_array_equal(answer.labels_HW, (expected[0] >= 0.7).astype(np.uint8))
+    assert answer.probabilities_CHW is not None
+    np.testing.assert_allclose(answer.probabilities_CHW, expected, atol=1e-3)
+    np.testing.assert_array_equal(decide([logits], (40, 30)).labels_HW, logits[0] >= 0)
+
+
+@pytest.mark.parametrize("usual_side", [None, 20, 500])
+def test_a_network_answers_an_image_as_its_pixels_say(usual_side: int | None) -> None:
+    """A module sees normalised windows: a 1 x 1 convolution that finds red pixels finds them at any size."""
+    module = torch.nn.Conv2d(3, 1, 1)
+    module.weight.data[:] = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1)
+    module.bias.data.zero_()
+    pixels = np.zeros((90, 60, 3), np.uint8)
+    pixels[30:60, 20:40, 0] = 255
+    pixels[60:, :, 1] = 255
+    answer = answer_image(shown(pixels), module.eval(), RGB, usual_side=usual_side, threshold=0.6, probabilities=True)
+    assert answer.labels_HW.shape == (90, 60)
+    assert (answer.labels_HW != (pixels[..., 0] == 255)).mean() < 0.05
+    assert answer.probabilities_CHW is not None
+    # Normalised, red is at 2 and nothing at -2.
+    assert answer.probabilities_CHW[0, 45, 30] == pytest.approx(1 / (1 + np.exp(-4)), abs=1e-3)
 
 
 MEMORY = """
 import sys
 import numpy as np, torch, torchvision, timm, segmentation_models_pytorch
-from regraft.backbone.features import FromPixels
-from regraft.cache.engines import TorchEngine
+from PIL import Image
 from regraft.data.preprocess import Preprocess
-from regraft.tiling import answer_strips, decide, tile_scale
+from regraft.tiling import answer_image
 channels = int(sys.argv[1])
 preprocess = Preprocess(height=224, width=224, fit="pad", mean=(0.5,) * 3, std=(0.25,) * 3)
-engine = TorchEngine(FromPixels(torch.nn.Conv2d(3, channels, 1), preprocess), device="cpu", dtype=torch.float32)
-pixels = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), np.uint8)
-scale = tile_scale(3000, 4000, usual_side=200, window=224)
-strips = answer_strips(pixels, engine.run, preprocess, scale=scale)
-decided = decide(strips, (3000, 4000), max(2, channels), probabilities=channels == 1)
-assert decided.pixels_K.sum() == 12_000_000
+image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), np.uint8))
+module = torch.nn.Conv2d(3, channels, 1).eval()
+answer = answer_image(image, module, preprocess, usual_side=200, probabilities=channels == 1)
+assert answer.labels_HW.size == 12_000_000
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
