@@ -39,7 +39,8 @@ def scores(kind: Kind, classes: tuple[str, ...]) -> PixelScores:
     return PixelScores(
         n=12, kind=kind, iou=interval(0.71), dice=interval(0.82), pixel_accuracy=interval(0.93), boundary_f=interval(0.64),
         pooled_iou=interval(0.75), baseline=0.31, per_class=per_class, classes=classes,
-        mae=interval(0.06) if single else None, f_measure=interval(0.87) if single else None, threshold=0.45 if single else None,
+        mae=interval(0.06) if single else None, f_measure=interval(0.87) if single else None,
+        threshold=0.45 if single else None,
     )  # fmt: skip
 
 
