@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 DEFAULT_BACKBONE = "efficientnet_lite0"
+DECODERS = ("auto", "linear", "small", "unet", "fpn", "deeplabv3+")
+LOSSES = ("ce", "dice", "lovasz", "focal")
+DEFAULT_LOSS = "ce+dice"
 
 
 def check_size(size: int | None) -> None:
@@ -35,6 +38,18 @@ def check_abstaining(max_error: float | None, coverage: float | None) -> None:
             raise UsageError(
                 expected=f"{option} as a share between 0 and 1", got=f"{value:g}", fix=f"give for example {option} {example}"
             )
+
+
+def check_loss(loss: str) -> None:
+    """Raise UsageError unless `loss` is a sum of known terms: ce+dice, or with weights 2*ce+lovasz."""
+    terms = [re.fullmatch(r"(?:(\d+(?:\.\d+)?)\*)?([a-z]+)", term.strip()) for term in loss.split("+")]
+    names = [term[2] for term in terms if term and float(term[1] or 1) > 0]
+    if len(names) < len(terms) or not set(names) <= set(LOSSES) or len(set(names)) < len(names):
+        raise UsageError(
+            expected=f"--loss as a sum of {', '.join(LOSSES)}, each once, with weights where wanted",
+            got=repr(loss),
+            fix=f"give for example {DEFAULT_LOSS}, or ce+0.5*lovasz",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +146,9 @@ class Recipe:
     in bytes what is kept of the images for a training. `tensorboard` writes its curves for that, too. `max_error` or
     `coverage` say when the model withholds its answer: where more than that share of its answers would be wrong, or beyond
     that share of the images; neither: only for images unlike all it was fitted on.
+
+    Where every pixel has an answer, `decoder` is what stands on the network's maps ("linear": the solved probe alone), and
+    `loss` what it is trained by, a sum of cross-entropy, Dice, Lovász and focal terms.
     """
 
     data: Data
@@ -150,10 +168,14 @@ class Recipe:
     tensorboard: bool = False
     max_error: float | None = None
     coverage: float | None = None
+    decoder: str = "auto"
+    loss: str = DEFAULT_LOSS
 
     def __post_init__(self) -> None:
         check_abstaining(self.max_error, self.coverage)
         one_of("--device", self.device, ("auto", "cpu", "cuda", "mps"))
+        one_of("--decoder", self.decoder, DECODERS)
+        check_loss(self.loss)
         check_size(self.size)
         if self.channels not in (None, 1, 3, 4):
             raise UsageError(

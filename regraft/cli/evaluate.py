@@ -11,6 +11,8 @@ from regraft.cli.options import (
     HeadAgain,
     JsonOption,
     LabelColumn,
+    MaskColumn,
+    Masks,
     NamedAgain,
     PathColumn,
     SkipBad,
@@ -29,20 +31,42 @@ def evaluate(
     path_column: PathColumn = "path",
     label_column: LabelColumn = "label",
     split_column: SplitColumn = "split",
+    masks: Masks = None,
+    mask_column: MaskColumn = "mask",
     skip_bad: SkipBad = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a run on other labelled images.
+    """Score a run on other labelled images, or on images with masks.
 
     Classes are matched by name. Data with a test part is scored on that part.
     """
-    from regraft.cli import show
-    from regraft.cli.options import open_run
+    from regraft.cli import pixel_show, show
+    from regraft.cli.options import open_pixels, open_run
     from regraft.cli.watch import watcher
+    from regraft.errors import UsageError
+    from regraft.kind import kind_of_run
     from regraft.recipe import Data
 
-    chosen = Data(path=data, path_column=path_column, label_column=label_column, split_column=split_column, skip_bad=skip_bad)
+    task = kind_of_run(Path(run))
+    if task == "classification" and masks is not None:
+        raise UsageError(
+            expected="--masks with a run that answers for every pixel", got=f"{run}, which does not", fix="leave --masks out"
+        )
+    chosen = Data(
+        path=data,
+        task=task,
+        masks=masks,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+        mask_column=mask_column,
+        skip_bad=skip_bad,
+    )
     watch = watcher()
+    if task != "classification":
+        fitted = open_pixels(run, backbone=backbone, head=head, trust=trust)
+        pixel_show.show_evaluation(fitted.evaluate(chosen, device=device, progress=watch), watch, as_json=as_json)
+        return
     evaluation = open_run(run, backbone=backbone, head=head, trust=trust).evaluate(chosen, device=device, progress=watch)
     for line in (*evaluation.notes, *show.rejected_lines(evaluation.rejected)):
         watch.note(line)

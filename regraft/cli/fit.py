@@ -2,28 +2,39 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from regraft.cli.options import (
     DATA_HELP,
     CacheOption,
+    ClassList,
     DeviceOption,
     Exclude,
     GroupColumn,
     GroupPattern,
     HeadPath,
+    Ignore,
     JsonOption,
     LabelColumn,
+    MaskColumn,
+    Masks,
     PathColumn,
     SkipBad,
     SplitColumn,
+    TaskOption,
     Trust,
     WeightsOption,
 )
-from regraft.recipe import DEFAULT_BACKBONE
+from regraft.cli.start import importing
+from regraft.recipe import DEFAULT_BACKBONE, DEFAULT_LOSS
 from regraft.strategies import Balance, Features
+
+if TYPE_CHECKING:
+    from regraft.progress import Progress
+    from regraft.recipe import Recipe
+    from regraft.train.checkpoints import Resume
 
 
 def fit(
@@ -36,6 +47,22 @@ def fit(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")] = False,
+    task: TaskOption = "classification",
+    masks: Masks = None,
+    classes: ClassList = None,
+    ignore: Ignore = None,
+    decoder: Annotated[
+        str,
+        typer.Option(
+            "--decoder",
+            metavar="auto|linear|small|unet|fpn|deeplabv3+",
+            help="What answers for pixels, on the network's maps; linear: one layer, at its optimum.",
+        ),
+    ] = "auto",
+    loss: Annotated[
+        str,
+        typer.Option("--loss", metavar="SUM", help="What a decoder is trained by: a sum of ce, dice, lovasz and focal."),
+    ] = DEFAULT_LOSS,
     backbone: Annotated[
         str,
         typer.Option(
@@ -176,6 +203,10 @@ def fit(
             help="Folder or table to score on; none for cross-validation only; auto holds images out.",
         ),
     ] = "auto",
+    test_masks: Annotated[
+        Path | None,
+        typer.Option("--test-masks", metavar="DIR", help="Folder of the masks of --test.", show_default=False),
+    ] = None,
     test_share: Annotated[
         float, typer.Option("--test-share", metavar="SHARE", help="Share of the images that auto holds out.")
     ] = 0.2,
@@ -227,16 +258,15 @@ def fit(
     path_column: PathColumn = "path",
     label_column: LabelColumn = "label",
     split_column: SplitColumn = "split",
+    mask_column: MaskColumn = "mask",
     skip_bad: SkipBad = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit a classifier to labelled images and say how good it is.
+    """Fit a classifier to labelled images, or to images with masks one that answers for every pixel, and say how good it is.
 
     Writes model.safetensors, config.json, predictions.parquet and report.html to the run folder, and metrics.jsonl where
     something was trained.
     """
-    from regraft.cli import show
-    from regraft.cli.start import importing
     from regraft.cli.strategy import TrainingOptions, bytes_of, strategy_of
     from regraft.cli.watch import watcher
     from regraft.place import place_run, reserved
@@ -254,6 +284,12 @@ def fit(
             group_pattern=group_pattern,
             skip_bad=skip_bad,
             exclude=exclude,
+            task=task,
+            masks=masks,
+            test_masks=test_masks,
+            class_list=classes,
+            ignore=ignore,
+            mask_column=mask_column,
         ),
         backbone=backbone,
         weights=weights,
@@ -288,7 +324,10 @@ def fit(
         tensorboard=tensorboard,
         max_error=max_error,
         coverage=coverage,
+        decoder=decoder,
+        loss=loss,
     )
+    _check_pixels(recipe)
     _check_resuming(resume, exact=exact, allow_data_change=allow_data_change, overwrite=overwrite)
     place = place_run(data, out, overwrite=overwrite, resume=resume)
     watch = watcher()
@@ -297,23 +336,59 @@ def fit(
         return
     if place.note:
         watch.note(place.note)
+    command = shlex.join(["regraft", *context.obj])
     # torch takes seconds to import: what can be wrong with the options has been said before.
     with importing():
-        from regraft.pipeline import fit as run_pipeline
         from regraft.train.checkpoints import Resume
-
+    going_on = Resume(exact=exact, allow_data_change=allow_data_change) if resume else None
     with reserved(place.folder):
-        fitted = run_pipeline(
-            recipe,
-            place.folder,
-            resume=Resume(exact=exact, allow_data_change=allow_data_change) if resume else None,
-            command=shlex.join(["regraft", *context.obj]),
-            progress=watch,
-        )
-    assert fitted.summary is not None
-    for line in show.rejected_lines(fitted.summary.rejected):
+        if task == "classification":
+            _fit_classes(recipe, place.folder, going_on, command, watch, as_json)
+        else:
+            _fit_pixels(recipe, place.folder, going_on, command, watch, as_json)
+
+
+def _fit_classes(
+    recipe: "Recipe", folder: Path, resume: "Resume | None", command: str, watch: "Progress", as_json: bool
+) -> None:
+    from regraft.cli import show
+
+    with importing():
+        from regraft.pipeline import fit as run_pipeline
+
+    summary = run_pipeline(recipe, folder, resume=resume, command=command, progress=watch).summary
+    assert summary is not None
+    for line in show.rejected_lines(summary.rejected):
         watch.note(line)
-    show.print_json(show.fit_fields(fitted.summary)) if as_json else show.print_fit(fitted.summary)
+    show.print_json(show.fit_fields(summary)) if as_json else show.print_fit(summary)
+
+
+def _fit_pixels(
+    recipe: "Recipe", folder: Path, resume: "Resume | None", command: str, watch: "Progress", as_json: bool
+) -> None:
+    from regraft.cli import pixel_show, show
+
+    with importing():
+        from regraft.pixel_pipeline import fit as run_pipeline
+
+    summary = run_pipeline(recipe, folder, resume=resume, command=command, progress=watch).summary
+    assert summary is not None
+    for line in show.rejected_lines(summary.rejected):
+        watch.note(line)
+    show.print_json(pixel_show.fit_fields(summary)) if as_json else pixel_show.print_fit(summary)
+
+
+def _check_pixels(recipe: "Recipe") -> None:
+    """Raise UsageError for what only a task has a use for whose every pixel has an answer."""
+    from regraft.errors import UsageError
+
+    for option, given in (("--decoder", recipe.decoder != "auto"), ("--loss", recipe.loss != DEFAULT_LOSS)):
+        if given and recipe.data.task == "classification":
+            raise UsageError(
+                expected=f"{option} with a task whose every pixel has an answer",
+                got="--task classification",
+                fix=f"add --task saliency or --task semantic, or leave {option} out",
+            )
 
 
 def _check_resuming(resume: bool, *, exact: bool, allow_data_change: bool, overwrite: bool) -> None:

@@ -1,17 +1,21 @@
 """Options that several commands share, and what they stand for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from regraft.cli.start import importing
-from regraft.recipe import Device
+from regraft.recipe import Device, Task
 
 if TYPE_CHECKING:
     from regraft.fitted import Fitted
+    from regraft.fitted_pixels import FittedPixels
 
-DATA_HELP = "Folder of class folders, a CSV or Parquet table, or a data set of torchvision by name: torchvision:CIFAR10."
+DATA_HELP = (
+    "Folder of class folders, where there are masks of images, a CSV or Parquet table, or a data set of torchvision by name: "
+    "torchvision:CIFAR10."
+)
 DeviceOption = Annotated[
     Device,
     typer.Option(
@@ -85,6 +89,34 @@ Exclude = Annotated[
 ]
 
 
+TaskOption = Annotated[
+    Task,
+    typer.Option(
+        "--task",
+        metavar="classification|saliency|semantic",
+        help="A class for each image; for every pixel, learned from masks, whether it is of an object; or its class.",
+    ),
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option(
+        "--masks",
+        metavar="DIR",
+        help="Folder of the masks, named as the images are; masks/ beside images/, or a table's column, by default.",
+        show_default=False,
+    ),
+]
+MaskColumn = Annotated[str, typer.Option("--mask-column", metavar="COLUMN", help="Column of a table that holds the masks.")]
+ClassList = Annotated[
+    Path | None,
+    typer.Option("--classes", metavar="FILE", help="What the values in masks mean: a line for each class.", show_default=False),
+]
+Ignore = Annotated[
+    int | None,
+    typer.Option("--ignore", metavar="VALUE", help="A value in masks that stands for no answer.", show_default=False),
+]
+
+
 def open_run(run: str, *, backbone: str | None = None, head: str | None = None, trust: bool = False) -> "Fitted":
     """The fitted run in the folder `run`. Raises SavedModelRefused, or UsageError where there is no such folder.
 
@@ -104,6 +136,23 @@ def open_run(run: str, *, backbone: str | None = None, head: str | None = None, 
     return load(run, backbone=backbone, head=head, trust=trust)
 
 
+def open_pixels(run: str, *, backbone: str | None = None, head: str | None = None, trust: bool = False) -> "FittedPixels":
+    """As `open_run`, for a run that answers for every pixel: `regraft.kind` tells."""
+    with importing():
+        from regraft.saved import load_any
+
+    return cast("FittedPixels", load_any(run, backbone=backbone, head=head, trust=trust))
+
+
+def check_run_options(model: str, weights: str | None, head_path: str | None) -> None:
+    """Raise UsageError for what says something of a backbone, where `model` is a run."""
+    from regraft.errors import UsageError
+
+    for option, value in (("--weights", weights), ("--head-path", head_path)):
+        if value is not None:
+            raise UsageError(expected=f"{option} with a backbone", got=f"{model}, which is a run", fix=f"leave {option} out")
+
+
 def open_model(
     model: str,
     weights: str | None,
@@ -118,11 +167,7 @@ def open_model(
 
     named = model.startswith(("timm:", "torchvision:", "hub:", "module:"))
     if Path(model).exists() or (not named and ("/" in model or "\\" in model)):
-        for option, value in (("--weights", weights), ("--head-path", head_path)):
-            if value is not None:
-                raise UsageError(
-                    expected=f"{option} with a backbone", got=f"{model}, which is a run", fix=f"leave {option} out"
-                )
+        check_run_options(model, weights, head_path)
         return open_run(model, backbone=backbone, head=head, trust=trust)
     for option, value, what in (("--backbone", backbone, "network"), ("--head", head, "head")):
         if value is not None:

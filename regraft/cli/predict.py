@@ -42,12 +42,30 @@ def predict(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="PATH", help="Write the rows to this file: .csv, .jsonl or .parquet.", show_default=False
+            "--out",
+            metavar="PATH",
+            help="Write the rows to this file: .csv, .jsonl or .parquet; the masks of a run for pixels to this folder.",
+            show_default=False,
         ),
     ] = None,
+    overlays: Annotated[
+        bool | None,
+        typer.Option(
+            "--overlays/--no-overlays",
+            help="Beside masks, the images with the areas in colour; on by default.",
+            show_default=False,
+        ),
+    ] = None,
+    probabilities: Annotated[
+        bool,
+        typer.Option("--probabilities", help="Beside masks, the probabilities: .png of an object, .npz of several classes."),
+    ] = False,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Show large images at once, made small, in place of tile by tile.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the file of a run that was cut short.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file of --out and pictures of --explain.")
+        bool, typer.Option("--overwrite", help="Replace the file or the masks of --out, and pictures of --explain.")
     ] = False,
     explain: Annotated[
         Path | None,
@@ -68,16 +86,32 @@ def predict(
     trust: Trust = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Say what is on images, with probabilities.
+    """Say what is on images, with probabilities; of a run for pixels, write masks and say what part each class takes.
 
     Every input gets its row. Those that cannot be used have the status failed and the reason; the exit code is then 5.
     """
-    from regraft.cli.options import open_model
+    from regraft.cli.options import check_run_options, open_model, open_pixels
+    from regraft.cli.predict_pixels import Asked, check_asked, write_answers
     from regraft.errors import UsageError
     from regraft.evidence.files import check_folder
     from regraft.inputs import STANDARD_INPUT, expand_inputs
+    from regraft.kind import kind_of_run
     from regraft.row_file import check_target, choose_target
 
+    listed = sys.stdin.buffer if STANDARD_INPUT in files else None
+    if kind_of_run(Path(model)) != "classification":
+        _check_no_evidence(explain)
+        asked = Asked(
+            out=out, overlays=overlays is not False, probabilities=probabilities, whole=whole, resume=resume,
+            overwrite=overwrite, as_json=as_json, as_csv=as_csv, top_k=top_k, device=device,
+        )  # fmt: skip
+        folder = check_asked(model, files, asked)
+        inputs = expand_inputs(files, listed=listed, null=null)
+        check_run_options(model, weights, head_path)
+        pixels = open_pixels(model, backbone=backbone, head=head, trust=trust)
+        _say_failures(*write_answers(pixels, folder, files, inputs, asked))
+        return
+    _check_no_masks(model, {"--overlays": overlays is not None, "--probabilities": probabilities, "--whole": whole})
     if as_json and as_csv:
         raise UsageError(expected="--json or --csv", got="both", fix="leave one out")
     kind: RowKind | None = "csv" if as_csv else "jsonl" if as_json else None
@@ -88,12 +122,35 @@ def predict(
         raise UsageError(expected="--out with --resume or --overwrite", got="none", fix="name the file: --out predictions.csv")
     if explain:
         check_folder(explain, keep=resume or overwrite)
-    listed = sys.stdin.buffer if STANDARD_INPUT in files else None
     inputs = expand_inputs(files, listed=listed, null=null)
     fitted = open_model(model, weights, backbone=backbone, head=head, trust=trust, head_path=head_path)
     answers = _Answers(fitted, min(top_k, len(fitted.classes)), device, explain)
     failed, total = _to_file(answers, inputs, target, resume) if target else _to_stdout(answers, inputs, kind)
     _say_failures(failed, total)
+
+
+def _check_no_evidence(explain: Path | None) -> None:
+    """Raise UsageError for --explain with a run that answers for every pixel."""
+    from regraft.errors import UsageError
+
+    if explain is not None:
+        raise UsageError(
+            expected="--explain with a run that classifies images",
+            got="one that answers for every pixel",
+            fix="leave it out: overlays show what was found where",
+        )
+
+
+def _check_no_masks(model: str, given: dict[str, bool]) -> None:
+    """Raise UsageError for options of masks with a model that has none."""
+    from regraft.errors import UsageError
+
+    for option in (option for option, was in given.items() if was):
+        raise UsageError(
+            expected=f"{option} with a run that answers for every pixel",
+            got=f"{model}, which classifies images",
+            fix=f"leave {option} out",
+        )
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,25 @@ from regraft.replacing import cannot_write
 _LONGEST_STEM = 60
 
 
-def check_folder(folder: Path, *, keep: bool) -> None:
-    """Before any work: raises OutputExists for a folder that holds something, unless `keep`, UsageError where none can be."""
+def check_folder(folder: Path, *, keep: bool, option: str = "--explain") -> None:
+    """Before any work: raises OutputExists for a folder that holds something, unless `keep`, UsageError where none can be.
+
+    `option` is what names it.
+    """
     if folder.exists() and not folder.is_dir():
         raise OutputExists(
-            expected="a folder for --explain", got=f"{folder}: a file", fix=f"name another one: {folder}-evidence"
+            expected=f"a folder for {option}", got=f"{folder}: a file", fix=f"name another one: {folder}-pictures"
         )
     there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
     if not os.access(there, os.W_OK | os.X_OK):
         raise UsageError(
-            expected=f"to be able to write to {folder}", got=f"{there}: no permission", fix="choose another --explain"
+            expected=f"to be able to write to {folder}", got=f"{there}: no permission", fix=f"choose another {option}"
         )
     if folder.is_dir() and not keep and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise OutputExists(
             expected=f"{folder} to be new or empty",
             got=f"{folder}: something is in it already",
-            fix="give another --explain; or --overwrite, which replaces pictures of the same images and leaves the rest",
+            fix=f"give another {option}; or --overwrite, which replaces pictures of the same images and leaves the rest",
         )
 
 
