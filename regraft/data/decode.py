@@ -10,8 +10,6 @@ What this cannot do is survive a decoder that crashes or hangs: that needs a pro
 
 import io
 import logging
-import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,16 +33,13 @@ from PIL import (
 from regraft.data.colour import Background, flatten, to_rgb_or_grey
 from regraft.data.container import Header, in_memory, inspect
 from regraft.data.look import LOOK_SIDE, look_of
+from regraft.data.opening import checked_size, on_disk, open_file, read_file
 from regraft.data.png import check_checksums, check_rows, find_exif
 from regraft.data.preprocess import Preprocess, to_input_size
-from regraft.data.problem import Problem, Reader, check_size, damaged, truncated
+from regraft.data.problem import Problem, check_size, damaged, truncated
 from regraft.errors import ImageRejected
 from regraft.values import Rejected
 
-# The limit on pixels allows 256 MB of them uncompressed; twice that leaves room for 16 bits and alpha.
-MAX_FILE_BYTES = 512 * 2**20
-# Small files are read whole and then inspected; large ones are inspected first, so that a bomb never reaches memory.
-READ_FIRST = 2**20
 WHITE = (255, 255, 255)
 # The scales that libjpeg can decode at, as divisors.
 _REDUCTIONS = (8, 4, 2, 1)
@@ -146,7 +141,7 @@ def decode_image(
     "damaged", "pixel_type".
     """
     with _rejecting_file(source, name):
-        data = source if isinstance(source, bytes) else _read(source)
+        data = source if isinstance(source, bytes) else read_file(source)
         header = inspect(in_memory(data), len(data))
         return _decode(data, header, background, smallest_side)
 
@@ -158,7 +153,7 @@ def decode_mask(source: Path | bytes, name: str = "") -> Decoded:
     code "pixel_type" also for colours of 16 bits, which would lose half of them, and for pixels that are not opaque.
     """
     with _rejecting_file(source, name):
-        data = source if isinstance(source, bytes) else _read(source)
+        data = source if isinstance(source, bytes) else read_file(source)
         header = inspect(in_memory(data), len(data))
         loaded = _load(data, header)
         return _upright(_mask_pixels(loaded), loaded, header)
@@ -166,9 +161,9 @@ def decode_mask(source: Path | bytes, name: str = "") -> Decoded:
 
 def read_upright_size(path: Path, name: str = "") -> tuple[int, int]:
     """(width, height) of an image after orientation: `Decoded.size_on_disk` without decoding. Raises ImageRejected."""
-    with _rejecting_file(path, name), _open(path) as file:
-        read = _on_disk(file)
-        header = inspect(read, _checked_size(file))
+    with _rejecting_file(path, name), open_file(path) as file:
+        read = on_disk(file)
+        header = inspect(read, checked_size(file))
         file.seek(0)
         image = _PLUGINS[header.format](file)
         # Pillow learns what stands behind the pixels of a PNG only by decoding them.
@@ -181,15 +176,15 @@ def read_upright_size(path: Path, name: str = "") -> tuple[int, int]:
 def read_image(path: Path, name: str = "") -> bytes:
     """The bytes of an image file, for `decode_image` and for its digest. Raises ImageRejected as `decode_image` does."""
     try:
-        return _read(path)
+        return read_file(path)
     except Problem as problem:
         _reject(path, name, problem)
 
 
 def read_header(path: Path) -> Header:
     """What a file says of itself, from a few blocks of it. Raises Problem, and OSError where it cannot be opened."""
-    with _open(path) as file:
-        return inspect(_on_disk(file), _checked_size(file))
+    with open_file(path) as file:
+        return inspect(on_disk(file), checked_size(file))
 
 
 def check_header(path: Path, name: str = "") -> Rejected | None:
@@ -238,54 +233,6 @@ def _rejecting(source: Path | bytes, name: str) -> Iterator[None]:
 
 def _say(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _open(path: Path) -> io.FileIO:
-    """Open for reading without ever waiting: a FIFO without a writer would block for good."""
-    try:
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        return io.FileIO(os.open(path, flags))
-    except FileNotFoundError:
-        raise Problem("missing", expected="an image file", got="no such file", fix="check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if isinstance(error, IsADirectoryError):
-            raise Problem("not_a_file", expected="an image file", got="a folder", fix="give a file") from None
-        got = (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
-        raise Problem("unreadable", expected="a file that may be read", got=got, fix="check its permissions") from None
-
-
-def _checked_size(file: io.FileIO) -> int:
-    status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        raise Problem("not_a_file", expected="a regular file", got="a folder, pipe or device", fix="give an image file")
-    if status.st_size > MAX_FILE_BYTES:
-        raise Problem("file_too_large", expected=f"at most {MAX_FILE_BYTES:,} bytes", got=f"{status.st_size:,} bytes")
-    return status.st_size
-
-
-def _read(path: Path) -> bytes:
-    with _open(path) as file:
-        size = _checked_size(file)
-        if size > READ_FIRST:
-            inspect(_on_disk(file), size)
-            file.seek(0)
-        try:
-            return file.read(size)
-        except OSError as error:
-            raise Problem("unreadable", expected="a file that can be read to its end", got=str(error.strerror)) from None
-
-
-def _on_disk(file: io.FileIO) -> Reader:
-    """Read from a file, its first block once."""
-    head = file.read(4096) or b""
-
-    def read(offset: int, count: int) -> bytes:
-        if offset + count <= len(head):
-            return head[offset : offset + count]
-        file.seek(offset)
-        return file.read(count) or b""
-
-    return read
 
 
 def _decode(data: bytes, header: Header, background: Background | None, smallest_side: int | None) -> Decoded:

@@ -1,7 +1,7 @@
 """Which mask belongs to which image, by their paths below two folders.
 
-A mask has its image's relative path without the ending, or that with one of a few usual endings of the stem (`_mask`). Nothing is
-opened here.
+A mask has its image's relative path but for the ending, or that with one of a few usual endings of the stem (`_mask`).
+Nothing is opened here.
 """
 
 from collections import defaultdict

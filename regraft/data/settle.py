@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from regraft.data.class_list import read_class_list
-from regraft.data.decode import check_header, read_upright_size
+from regraft.data.decode import read_upright_size
 from regraft.data.mask_map import FIRST, TASK, map_of_looks, map_to_judge
 from regraft.data.masked import set_aside_notes
 from regraft.data.masks import MaskLook, labels_in, look_at_mask, values_problem
@@ -27,8 +27,8 @@ def settle_masks(
 
     `like` is the map of a trained model that these samples are to judge: its classes and their order are kept.
     A mask that cannot be decoded is set aside as an unreadable image is. One of another size than its image, with values that
-    the map does not know, or with no pixel that counts is an error, unless `data.skip_bad`: then the image is set aside with the
-    code "mask_size", "mask_values" or "mask_ignored".
+    the map does not know, or with no pixel that counts is an error, unless `data.skip_bad`: then the image is set aside with
+    the code "mask_size", "mask_values" or "mask_ignored".
 
     Raises DataUnusable, naming files and values, TooManyUnreadable, UnknownClass, UsageError.
     """
