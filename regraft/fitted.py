@@ -25,6 +25,7 @@ from regraft.evaluate.metrics import score
 from regraft.evaluate.novelty import Novelty
 from regraft.evaluate.probability import confidences, decisions, known_truth, probabilities, right, sureness
 from regraft.findings import Audit
+from regraft.inputs import checked_paths
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device
 from regraft.task.classify import predictions_of, top_classes
@@ -237,17 +238,6 @@ class Fitted:
             return None
         good = right(known_truth(predictions), decisions(predictions))
         return judge_rule(self.thresholds, confidences(predictions), distance_N, good, on="these")
-
-
-def checked_paths(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:
-    """Each path, and as it was given. Raises UsageError for what is no list of paths."""
-    if isinstance(paths, str | bytes | Path) or not isinstance(paths, Iterable):
-        raise UsageError(expected="a list of paths", got=f"the single value {paths!r}", fix="put it in a list: predict([path])")
-    listed = list(paths)
-    if wrong := [path for path in listed if not isinstance(path, str | Path)]:
-        kind = type(wrong[0]).__name__
-        raise UsageError(expected="paths of image files", got=f"a {kind} among them", fix="give each as str or pathlib.Path")
-    return [(Path(path), str(path)) for path in listed]
 
 
 def pretrained(

@@ -5,31 +5,29 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from regraft.backbone.model import Backbone
 from regraft.backbone.segmenter import Segmenter
 from regraft.cache.engines import pick_device
 from regraft.data.decode import decode_image
-from regraft.data.masked import read_masked
+from regraft.data.masked import read_masked_evaluation
 from regraft.data.masks import read_labels
+from regraft.data.settle import settle_masks
 from regraft.errors import DataUnusable, ImageRejected
 from regraft.evaluate.pixel_scores import score_pixels
 from regraft.evaluate.pixels import ImageCounts, count_pixels, gather_counts
-from regraft.fitted import checked_paths
+from regraft.inputs import checked_paths
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device
 from regraft.segments import Kind, MaskMap, PixelAnswer, PixelCounts, PixelEvaluation, PixelSummary
 from regraft.tiling import Answer, answer_image
 from regraft.train.pixel_network import PixelHead
 from regraft.values import Rejected, Sample
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -105,15 +103,14 @@ class FittedPixels:
         """`predict`, each answer as soon as it is there."""
         items = checked_paths(paths)
         where = pick_device(device)
-        module = self._module.to(where)
         with progress.task("images", len(items), "image") as task:
             for path, name in items:
                 try:
                     image = self._opened(path, name)
                 except ImageRejected as error:
-                    yield PixelAnswer(path=name, status="failed", reason=error.reason)
+                    yield PixelAnswer(path=name, status="failed", reason=error.got)
                 else:
-                    answer = self._answer(image, module, where, whole=whole, probabilities=probabilities)
+                    answer = self._answer(image, where, whole=whole, probabilities=probabilities)
                     yield PixelAnswer(
                         path=name,
                         status="ok",
@@ -125,7 +122,8 @@ class FittedPixels:
 
     def evaluate(self, data: Data, *, device: Device = "auto", progress: Progress = Silent()) -> PixelEvaluation:
         """Scores on images with masks, which say classes as those of the fit do. Raises DataUnusable, UsageError."""
-        samples = read_masked(data, progress=progress)
+        read = read_masked_evaluation(data, self.classes, progress=progress)
+        samples, _ = settle_masks(read, data, like=self.mask_map, progress=progress)
         counts, rejected = self.count(samples.samples, device=device, progress=progress)
         if not counts.names:
             found = f"none of {len(samples.samples)} under {data.path}"
@@ -142,39 +140,36 @@ class FittedPixels:
     ) -> tuple[PixelCounts, tuple[Rejected, ...]]:
         """What scores are made of, for images with masks at their own size; and the images that could not be read."""
         every, where = list(samples), pick_device(device)
-        module = self._module.to(where)
         rows, kept, rejected = list[ImageCounts](), list[Sample](), list[Rejected]()
         with progress.task("images", len(every), "image") as task:
             for sample in every:
                 try:
                     image = self._opened(sample.path, sample.name)
                 except ImageRejected as error:
-                    rejected.append(Rejected(path=sample.path, name=sample.name, code=error.code, reason=error.reason))
+                    rejected.append(Rejected(path=sample.path, name=sample.name, code=error.code, reason=error.got))
                 else:
                     kept.append(sample)
-                    rows.append(self._counted(sample, image, module, where))
+                    rows.append(self._counted(sample, image, where))
                 task.advance()
         groups = None if all(sample.group is None for sample in kept) else tuple(s.group or f"/{s.name}" for s in kept)
         names = tuple(sample.name for sample in kept)
         return gather_counts(rows, names, self.classes, self.kind, groups), tuple(rejected)
 
-    def _counted(self, sample: Sample, image: "Image.Image", module: nn.Module, device: str) -> ImageCounts:
+    def _counted(self, sample: Sample, image: Image.Image, device: str) -> ImageCounts:
         assert sample.mask is not None, "read with its mask"
-        truth_HW = read_labels(sample.mask, self.mask_map, sample.name, size=image.size)
-        saliency = self.kind == "saliency"
-        answer = self._answer(image, module, device, whole=False, probabilities=saliency)
-        probability_HW = answer.probabilities_CHW[0].astype(np.float32) if answer.probabilities_CHW is not None else None
+        truth_HW = read_labels(sample.mask, self.mask_map, sample.name)
+        answer = self._answer(image, device, whole=False, probabilities=self.kind == "saliency")
+        probability_HW = answer.probabilities_CHW[0] if answer.probabilities_CHW is not None else None
         return count_pixels(truth_HW, answer.labels_HW, len(self.classes), probability_HW=probability_HW)
 
-    def _opened(self, path: Path, name: str) -> "Image.Image":
+    def _opened(self, path: Path, name: str) -> Image.Image:
         preprocess = self.backbone.preprocess
-        background = None if preprocess.channels == 4 else preprocess.background
-        return decode_image(path, background=background, name=name).pixels
+        return decode_image(path, background=None if preprocess.channels == 4 else preprocess.background, name=name).pixels
 
-    def _answer(self, image: "Image.Image", module: nn.Module, device: str, *, whole: bool, probabilities: bool) -> Answer:
+    def _answer(self, image: Image.Image, device: str, *, whole: bool, probabilities: bool) -> Answer:
         return answer_image(
             image,
-            module,
+            self._module,
             self.backbone.preprocess,
             usual_side=None if whole else self.usual_side,
             threshold=self.threshold,
@@ -183,8 +178,8 @@ class FittedPixels:
         )
 
     def _shares(self, labels_HW: NDArray[np.uint8]) -> tuple[tuple[str, float], ...]:
-        counts = np.bincount(labels_HW.reshape(-1), minlength=len(self.classes)) / max(1, labels_HW.size)
-        return tuple((name, float(share)) for name, share in zip(self.classes, counts, strict=False))
+        counts_K = np.bincount(labels_HW.ravel(), minlength=len(self.classes)) / max(1, labels_HW.size)
+        return tuple((name, float(share)) for name, share in zip(self.classes, counts_K, strict=True))
 
 
 class _Tempered(nn.Module):

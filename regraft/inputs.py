@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from regraft.errors import DataUnusable
+from regraft.errors import DataUnusable, UsageError
 
 STANDARD_INPUT = "-"
 _CHUNK = 1 << 16
@@ -114,3 +114,14 @@ def _read_some(stream: BinaryIO) -> bytes:
 
 def _bare(name: bytes) -> bytes:
     return name.removesuffix(b"\r")
+
+
+def checked_paths(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:
+    """Each path, and as it was given. Raises UsageError for what is no list of paths."""
+    if isinstance(paths, str | bytes | Path) or not isinstance(paths, Iterable):
+        raise UsageError(expected="a list of paths", got=f"the single value {paths!r}", fix="put it in a list: predict([path])")
+    listed = list(paths)
+    if wrong := [path for path in listed if not isinstance(path, str | Path)]:
+        kind = type(wrong[0]).__name__
+        raise UsageError(expected="paths of image files", got=f"a {kind} among them", fix="give each as str or pathlib.Path")
+    return [(Path(path), str(path)) for path in listed]

@@ -60,7 +60,6 @@ def fit(
         save_pixels(fitted, summary, out, fingerprint=data, seed=recipe.seed)
     summary = replace(summary, seconds=clock.seconds())
     fitted = replace(fitted, summary=summary)
-    write_report_of(fitted, ready.observed.test or ready.observed.train, out, device=recipe.device)
     forget(out)
     return replace(fitted, summary=replace(summary, seconds=clock.seconds()))
 

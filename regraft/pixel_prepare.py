@@ -7,6 +7,7 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from regraft.audits.audit import names_of
 from regraft.audits.copies import copies_of, find_copies
@@ -20,16 +21,18 @@ from regraft.cache.store import default_folder
 from regraft.cache.views import views_of, views_that_fit
 from regraft.clock import Clock
 from regraft.data.decode import read_header
-from regraft.data.masked import read_masked
-from regraft.data.masks import find_mask_map, labels_to_input, read_labels
+from regraft.data.label_input import labels_to_input
+from regraft.data.masked import read_masked, read_masked_evaluation
+from regraft.data.masks import read_labels
 from regraft.data.problem import Problem
+from regraft.data.settle import settle_masks
 from regraft.data.split import keep_together, split_samples
 from regraft.errors import UsageError
 from regraft.findings import Alike, Copies
 from regraft.memo import key_of, remembered
 from regraft.prepare import MOST_REJECTED, described, looks_of, numbered, reordered
 from regraft.progress import Progress, Silent
-from regraft.recipe import Recipe
+from regraft.recipe import Data, Recipe
 from regraft.segments import MaskMap
 from regraft.train.by_pixel import Pixels
 from regraft.train.head_fit import HeadFit, describe_fit
@@ -39,6 +42,7 @@ from regraft.train.lessons import Learner, Lessons
 from regraft.train.observed import Observed, observe
 from regraft.train.path import choose_l2
 from regraft.train.pixel_losses import parse_loss
+from regraft.train.pixel_network import on_values
 from regraft.train.pixel_probe import sample_pixels
 from regraft.values import Sample, Samples, Split
 
@@ -47,7 +51,6 @@ DEFAULT_DECODER = "unet"
 FINEST_STRIDE = 4
 _LARGEST, _SMALLEST, _STRIDE = 512, 64, 32
 _LOOKED_AT = 64
-_ONE_CLASS = "images"
 _JUDGED_AT_ONCE = 8
 
 
@@ -140,18 +143,18 @@ def _windowed(recipe: Recipe, side: int, progress: Progress) -> Backbone:
 
 
 def _read(recipe: Recipe, progress: Progress) -> tuple[Samples, MaskMap, Split]:
-    data = recipe.data
-    assert data.task != "classification", "which has a pipeline of its own"
-    samples = read_masked(data, progress=progress)
+    samples = read_masked(recipe.data, progress=progress)
     progress.note(samples.tree)
-    masks = [sample.mask for sample in samples.samples if sample.mask is not None]
-    mask_map = find_mask_map(masks, data.task, class_list=data.class_list, ignore=data.ignore, progress=progress)
+    samples, mask_map = settle_masks(samples, recipe.data, progress=progress)
     for note in (*samples.notes, *mask_map.words):
         progress.note(note)
-    # Drawn by chance: classes of pixels have no common stratum with images.
-    labelled = tuple(replace(sample, labels=(_ONE_CLASS,)) for sample in samples.samples)
-    plain = replace(data, test=data.test if data.test == "none" else "auto")
-    split = split_samples(replace(samples, samples=labelled, classes=(_ONE_CLASS,)), plain, recipe.seed, progress=progress)
+
+    def read_test(data: Data, classes: Sequence[str], *, multi_label: bool, progress: Progress) -> Samples:
+        return settle_masks(read_masked_evaluation(data, classes, progress=progress), data, like=mask_map, progress=progress)[0]
+
+    # Images have no classes here, their pixels do.
+    plain = replace(samples, classes=())
+    split = split_samples(plain, recipe.data, recipe.seed, progress=progress, read_test=read_test)
     for note in (split.how, *split.notes):
         progress.note(note)
     return samples, mask_map, split
@@ -199,9 +202,7 @@ def _alike(recipe: Recipe, split: Split, extracted: Extracted) -> tuple[Alike, .
 def _labels(observed: Observed, mask_map: MaskMap, backbone: Backbone, cache: Path, progress: Progress) -> Labels:
     def read(sample: Sample) -> NDArray[np.uint8]:
         assert sample.mask is not None, "paired when it was read"
-        header = read_header(sample.path)
-        labels = read_labels(sample.mask, mask_map, sample.name, size=(header.width, header.height))
-        return labels_to_input(labels, backbone.preprocess)
+        return labels_to_input(read_labels(sample.mask, mask_map, sample.name), backbone.preprocess)
 
     return keep_labels((*observed.train, *observed.test), mask_map, backbone.preprocess, read, cache=cache, progress=progress)
 
@@ -273,12 +274,12 @@ def _solve(
     for fold in np.unique(observed.folds_N):
         own = np.flatnonzero(observed.folds_N == fold)
         probe = task.probe(np.flatnonzero(observed.folds_N != fold)).eval()
-        parts.append(answers(_still(probe), lessons, own, _JUDGED_AT_ONCE))
+        parts.append(answers(_still(on_values(probe, levels)), lessons, own, _JUDGED_AT_ONCE))
         order.append(own)
     rows_NM = np.concatenate(parts)[np.argsort(np.concatenate(order))]
     return task, replace(head, out_of_fold_NK=rows_NM.astype(np.float64))
 
 
-def _still(module: "object") -> Learner:
+def _still(module: nn.Module) -> Learner:
     """A module that learns nothing, to be asked."""
-    return Learner(module=module, set_modes=lambda _: None, groups=(), state={})  # type: ignore[arg-type]
+    return Learner(module=module, set_modes=lambda _: None, groups=(), state={})

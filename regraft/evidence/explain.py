@@ -16,7 +16,8 @@ from regraft.data.names import guess, listing, shown
 from regraft.errors import UnknownClass, UsageError
 from regraft.evaluate.probability import probabilities
 from regraft.evidence.method import method_for
-from regraft.fitted import Fitted, checked_paths
+from regraft.fitted import Fitted
+from regraft.inputs import checked_paths
 from regraft.progress import Progress, Silent
 from regraft.recipe import Device
 from regraft.values import Explanation, Prediction, Rejected

@@ -118,6 +118,11 @@ def taken_apart(
     return backbone, found
 
 
+def on_values(head: nn.Module, levels: tuple[Level, ...]) -> nn.Module:
+    """A head as a module of the values of its levels, each an argument."""
+    return _LaterLevels(None, list(range(len(levels))), head)
+
+
 class _AllLevels(nn.Module):
     """Images -> logits."""
 
