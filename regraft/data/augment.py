@@ -79,7 +79,7 @@ _RANDOM = _Operations(count=2, top=0.6, shear=0.3, shift=150 / 331, degrees=30, 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Drawn:
+class Drawn:
     """What was drawn for one image. `painted` are operations on its colours, with strengths from -1 to 1, in their order."""
 
     mirrored: bool
@@ -92,13 +92,21 @@ class _Drawn:
     @property
     def is_sampled(self) -> bool:
         """Whether pixels move otherwise than by mirroring, or are toned: the rest stays exact."""
-        return self.brightness != 1 or self.contrast != 1 or not np.array_equal(self.matrix, np.eye(3))
+        return self.brightness != 1 or self.contrast != 1 or self.is_moved
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether pixels move otherwise than by mirroring."""
+        return not np.array_equal(self.matrix, np.eye(3))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Named:
-    """An augmentation of ours. Crops show `least_area` to all of the area, up to `widest` times wider or higher than the image;
-    `tone` is the most that brightness and contrast change by; `erased` the chance of a hole."""
+class Named:
+    """An augmentation of ours, for labels too (`augment_labels`).
+
+    Crops show `least_area` to all of the area, up to `widest` times wider or higher than the image; `tone` is the most that
+    brightness and contrast change by; `erased` the chance of a hole.
+    """
 
     words: str
     least_area: float = 1.0
@@ -111,14 +119,16 @@ class _Named:
     def __call__(self, pixels: Tensor, seeds: Sequence[Seed]) -> Tensor:
         _check(pixels, seeds)
         height, width, channels = pixels.shape[1:]
-        drawn = [self._draw(np.random.default_rng(seed), height, width, channels) for seed in seeds]
+        drawn = [self.draw(seed, height, width, channels) for seed in seeds]
         changed = _sampled(pixels, drawn)
         if self.operations is not None:
             for image, one in zip(changed, drawn, strict=True):
                 _paint(image[..., :3], one, self.operations)
         return changed
 
-    def _draw(self, rng: Generator, height: int, width: int, channels: int) -> _Drawn:
+    def draw(self, seed: Seed, height: int, width: int, channels: int) -> Drawn:
+        """What this seed stands for; colours are drawn by the number of `channels`."""
+        rng = np.random.default_rng(seed)
         mirrored = bool(rng.random() < 0.5)
         matrix = _cropping(rng, self.least_area, self.widest, height, width)
         if self.degrees:
@@ -131,7 +141,7 @@ class _Named:
             else:
                 painted.append((name, strength))
         hole = _hole(rng, height, width, min(channels, 3)) if self.erased and rng.random() < self.erased else None
-        return _Drawn(
+        return Drawn(
             mirrored=mirrored, matrix=matrix, brightness=brightness, contrast=contrast, painted=tuple(painted), hole=hole
         )
 
@@ -190,7 +200,7 @@ def _hole(rng: Generator, height: int, width: int, channels: int) -> tuple[int, 
     return top, left, rng.integers(0, 256, (high, wide, channels), np.uint8)
 
 
-def _sampled(pixels: Tensor, drawn: Sequence[_Drawn]) -> Tensor:
+def _sampled(pixels: Tensor, drawn: Sequence[Drawn]) -> Tensor:
     """Images (N, H, W, C), a new tensor: those that are only mirrored exactly so, the others moved and toned in one go."""
     changed = pixels.clone(memory_format=torch.contiguous_format)
     rows = [i for i, one in enumerate(drawn) if one.is_sampled]
@@ -206,30 +216,30 @@ def _sampled(pixels: Tensor, drawn: Sequence[_Drawn]) -> Tensor:
     return changed
 
 
-def _moved(pixels: Tensor, drawn: Sequence[_Drawn]) -> Tensor:
+def _moved(pixels: Tensor, drawn: Sequence[Drawn]) -> Tensor:
     """Images (n, H, W, C) uint8 -> (n, C, H, W), whole numbers as floats."""
     values = pixels.to(torch.float32).permute(0, 3, 1, 2)
-    values = grid_sample(values, _grid(drawn, pixels), "bilinear", "reflection", align_corners=False)
+    grid = source_grid(drawn, pixels.shape[1], pixels.shape[2], pixels.device)
+    values = grid_sample(values, grid, "bilinear", "reflection", align_corners=False)
     _tone(values[:, :3], pixels, drawn)
     return values.round_().clamp_(0, 255)
 
 
-def _grid(drawn: Sequence[_Drawn], pixels: Tensor) -> Tensor:
+def source_grid(drawn: Sequence[Drawn], height: int, width: int, device: torch.device) -> Tensor:
     """Where pixels are from, (n, H, W, 2) in -1 .. 1. Not `affine_grid`, whose matrix product may round by the batch's size."""
-    height, width = pixels.shape[1:3]
     scale = np.array([[2 / width], [2 / height]])
     matrices = np.stack([((_MIRROR if one.mirrored else np.eye(3)) @ one.matrix)[:2] * scale for one in drawn])
-    entries = torch.from_numpy(matrices.astype(np.float32)).to(pixels.device)[..., None, None]  # (n, 2, 3, 1, 1)
-    x = torch.arange(width, device=pixels.device) + 0.5 - width / 2
-    y = torch.arange(height, device=pixels.device)[:, None] + 0.5 - height / 2
-    grid = torch.empty((len(drawn), height, width, 2), device=pixels.device)
+    entries = torch.from_numpy(matrices.astype(np.float32)).to(device)[..., None, None]  # (n, 2, 3, 1, 1)
+    x = torch.arange(width, device=device) + 0.5 - width / 2
+    y = torch.arange(height, device=device)[:, None] + 0.5 - height / 2
+    grid = torch.empty((len(drawn), height, width, 2), device=device)
     for axis in (0, 1):
         across, down, shift = entries[:, axis].unbind(1)
         torch.add(across * x + shift, down * y, out=grid[..., axis])
     return grid
 
 
-def _tone(values: Tensor, originals: Tensor, drawn: Sequence[_Drawn]) -> None:
+def _tone(values: Tensor, originals: Tensor, drawn: Sequence[Drawn]) -> None:
     """Scale colours (n, C, H, W), and their distance from the mean, which is that of the whole image (H, W, C).
 
     A sum of integers is the same in any order.
@@ -242,7 +252,7 @@ def _tone(values: Tensor, originals: Tensor, drawn: Sequence[_Drawn]) -> None:
     values.mul_(gains[:, None, None, None]).add_(lifts[:, None, None, None])
 
 
-def _paint(colours: Tensor, drawn: _Drawn, most: _Operations) -> None:
+def _paint(colours: Tensor, drawn: Drawn, most: _Operations) -> None:
     """Change the colours (H, W, C) of one image, a view of it."""
     if drawn.painted:
         image = colours.permute(2, 0, 1).contiguous()
@@ -267,14 +277,14 @@ def _repainted(image: Tensor, name: str, strength: float, most: _Operations) -> 
 
 _LIGHT = "mirrored, crops of 70 to 100 % of the area, brightness and contrast up to 15 % off"
 _STRONG = "mirrored, crops of 35 to 100 % of the area, two of RandAugment's operations, in a quarter a part erased"
-_OURS: Mapping[str, _Named | None] = MappingProxyType(
+_OURS: Mapping[str, Named | None] = MappingProxyType(
     {
         "none": None,
-        "flip": _Named(words="mirrored"),
-        "light": _Named(words=_LIGHT, least_area=0.7, widest=10 / 9, tone=0.15),
-        "rotate": _Named(words=f"{_LIGHT}, turned by up to 20 degrees", least_area=0.7, widest=10 / 9, tone=0.15, degrees=20),
-        "trivial": _Named(words="mirrored, and one of TrivialAugment's operations at any strength", operations=_TRIVIAL),
-        "strong": _Named(words=_STRONG, least_area=0.35, widest=4 / 3, operations=_RANDOM, erased=0.25),
+        "flip": Named(words="mirrored"),
+        "light": Named(words=_LIGHT, least_area=0.7, widest=10 / 9, tone=0.15),
+        "rotate": Named(words=f"{_LIGHT}, turned by up to 20 degrees", least_area=0.7, widest=10 / 9, tone=0.15, degrees=20),
+        "trivial": Named(words="mirrored, and one of TrivialAugment's operations at any strength", operations=_TRIVIAL),
+        "strong": Named(words=_STRONG, least_area=0.35, widest=4 / 3, operations=_RANDOM, erased=0.25),
     }
 )
 
@@ -288,9 +298,9 @@ class _Own:
     def __call__(self, pixels: Tensor, seeds: Sequence[Seed]) -> Tensor:
         _check(pixels, seeds)
         changed = torch.empty_like(pixels, memory_format=torch.contiguous_format)
-        with _chance_put_back(), torch.no_grad():
+        with chance_put_back(), torch.no_grad():
             for i, seed in enumerate(seeds):
-                _seed_all(seed)
+                seed_all(seed)
                 changed[i] = self._transformed(pixels[i].permute(2, 0, 1)).permute(1, 2, 0)
         return changed
 
@@ -317,18 +327,19 @@ class _Own:
 
 def _unfit(transform: Transform, image: Tensor, got: str) -> UsageError:
     return UsageError(
-        expected=f"the transform {_name_of(transform)} to give a tensor {tuple(image.shape)} as it gets, of uint8 or of 0 to 1",
+        expected=f"the transform {name_of(transform)} to give a tensor {tuple(image.shape)} as it gets, of uint8 or of 0 to 1",
         got=got,
         fix="keep the size, and leave normalising and turning into a tensor to regraft, which does both",
     )
 
 
-def _name_of(transform: Transform) -> str:
+def name_of(transform: Transform) -> str:
+    """What a transform is called where it is shown."""
     return str(getattr(transform, "__name__", type(transform).__name__))
 
 
 @contextmanager
-def _chance_put_back() -> Iterator[None]:
+def chance_put_back() -> Iterator[None]:
     """What is drawn inside leaves the generators of Python, numpy and torch as they were."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - a transform may draw from it
@@ -340,7 +351,8 @@ def _chance_put_back() -> Iterator[None]:
         np.random.set_state(of_numpy)  # noqa: NPY002
 
 
-def _seed_all(seed: Seed) -> None:
+def seed_all(seed: Seed) -> None:
+    """Seed the generators of Python, numpy and torch that a transform may draw from."""
     first, second, third = (int(word) for word in np.random.default_rng(seed).integers(2**32, size=3))
     random.seed(first)
     np.random.seed(second)  # noqa: NPY002
@@ -363,25 +375,31 @@ def augmentation(how: str | Transform) -> Augmentation:
     Raises UsageError for another name, and when called where a transform fails or gives something else.
     """
     if isinstance(how, str):
-        return _named(how) or _as_is
+        return named(how) or _as_is
+    return _Own(checked(how))
+
+
+def checked(how: Transform) -> Transform:
+    """The transform. Raises UsageError where it is none."""
     if not callable(how):
         raise UsageError(
             expected=f"an augmentation: {', '.join(NAMES)}, or a transform of your own",
             got=repr(how)[:100],
             fix="give a function of a tensor (C, H, W) of uint8, such as one of torchvision.transforms.v2",
         )
-    return _Own(how)
+    return how
 
 
 def describe(how: str | Transform) -> str:
     """An augmentation in words. Raises UsageError for a name that is none."""
     if not isinstance(how, str):
-        return f"{_name_of(how)}: a transform of your own"
-    ours = _named(how)
+        return f"{name_of(how)}: a transform of your own"
+    ours = named(how)
     return f"{how}: {ours.words if ours else 'images as they are'}"
 
 
-def _named(name: str) -> _Named | None:
+def named(name: str) -> Named | None:
+    """The augmentation of ours with that name, None for "none". Raises UsageError for another name."""
     if name not in _OURS:
         near = difflib.get_close_matches(name, NAMES, 3, 0.4)
         raise UsageError(
