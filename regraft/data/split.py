@@ -274,6 +274,6 @@ def _class_notes(classes: Sequence[str], train: Sequence[Sample], test: Sequence
     alone = [name for name in classes if len(groups[name]) == 1]
     notes = [f"all training images of one group, so cross-validation cannot judge: {listing(alone)}"] if alone else []
     # Where masks have the classes, images have none.
-    if test and groups and (missing := [name for name in classes if name not in _labels_of(test)]):
+    if test and _labels_of(train) and (missing := [name for name in classes if name not in _labels_of(test)]):
         notes.append(f"no test images of {listing(missing)}")
     return notes
