@@ -6,7 +6,7 @@ What was learned from data is never in here; see `values`.
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from regraft.errors import UsageError
 from regraft.strategies import Head, Strategy, one_of
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Task = Literal["classification", "saliency", "semantic"]
+LARGEST_MASK_VALUE = 65535  # of 16 bits
 DEFAULT_BACKBONE = "efficientnet_lite0"
 DECODERS = ("auto", "linear", "small", "unet", "fpn", "deeplabv3+")
 LOSSES = ("ce", "dice", "lovasz", "focal")
@@ -62,6 +64,10 @@ class Data:
     `columns` name the table's columns; `group_pattern` is a regular expression on an image's name whose first
     parenthesis (or whole match) is its group: images of one group stay on one side of every split. `exclude` is a list of
     images to leave out, as `regraft audit` writes it: a CSV table with the column path and, where some are kept, action.
+
+    For the tasks whose every pixel has an answer, `masks` is the folder of the masks, or the name of the folder that stands
+    beside images/; None is masks/ beside images/, or a table's `mask_column`. `test_masks` are those of a separate test set.
+    `class_list` says what the values in masks mean (`data.class_list`); `ignore` is a value there that stands for no answer.
     """
 
     path: Path
@@ -74,8 +80,15 @@ class Data:
     group_pattern: str | None = None
     skip_bad: bool = False
     exclude: Path | None = None
+    task: Task = "classification"
+    masks: Path | None = None
+    test_masks: Path | None = None
+    class_list: Path | None = None
+    ignore: int | None = None
+    mask_column: str = "mask"
 
     def __post_init__(self) -> None:
+        self._check_masks()
         if not 0 < self.test_share < 1:
             raise UsageError(
                 expected="a test share between 0 and 1", got=str(self.test_share), fix="give for example 0.2, or --test none"
@@ -89,6 +102,29 @@ class Data:
                     got=f"{self.group_pattern!r} ({error})",
                     fix="for example '^([^_]+)_' groups by what stands before the first underscore",
                 ) from None
+
+    def _check_masks(self) -> None:
+        one_of("--task", self.task, get_args(Task))
+        given = {"--masks": self.masks, "--test-masks": self.test_masks, "--classes": self.class_list, "--ignore": self.ignore}
+        unused = [option for option, value in given.items() if value is not None]
+        if self.task == "classification" and unused:
+            raise UsageError(
+                expected=f"{' and '.join(unused)} with a task whose every pixel has an answer",
+                got="--task classification",
+                fix="add --task saliency (one object before a background) or --task semantic, or leave it out",
+            )
+        if self.test_masks is not None and self.test in ("auto", "none"):
+            raise UsageError(
+                expected="--test-masks with --test, the folder of the images that they belong to",
+                got=f"--test {self.test}",
+                fix="add --test FOLDER, or leave --test-masks out",
+            )
+        if self.ignore is not None and not 0 <= self.ignore <= LARGEST_MASK_VALUE:
+            raise UsageError(
+                expected=f"--ignore as a value in masks, from 0 to {LARGEST_MASK_VALUE}",
+                got=str(self.ignore),
+                fix="give the grey level or index that stands for no answer; 255 needs no mention in semantic masks",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

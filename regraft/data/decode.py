@@ -10,14 +10,12 @@ What this cannot do is survive a decoder that crashes or hangs: that needs a pro
 
 import io
 import logging
-import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,16 +33,13 @@ from PIL import (
 from regraft.data.colour import Background, flatten, to_rgb_or_grey
 from regraft.data.container import Header, in_memory, inspect
 from regraft.data.look import LOOK_SIDE, look_of
-from regraft.data.png import check_checksums, check_rows
+from regraft.data.opening import checked_size, on_disk, open_file, read_file
+from regraft.data.png import check_checksums, check_rows, find_exif
 from regraft.data.preprocess import Preprocess, to_input_size
-from regraft.data.problem import Problem, Reader, check_size, damaged, truncated
+from regraft.data.problem import Problem, check_size, damaged, truncated
 from regraft.errors import ImageRejected
 from regraft.values import Rejected
 
-# The limit on pixels allows 256 MB of them uncompressed; twice that leaves room for 16 bits and alpha.
-MAX_FILE_BYTES = 512 * 2**20
-# Small files are read whole and then inspected; large ones are inspected first, so that a bomb never reaches memory.
-READ_FIRST = 2**20
 WHITE = (255, 255, 255)
 # The scales that libjpeg can decode at, as divisors.
 _REDUCTIONS = (8, 4, 2, 1)
@@ -67,11 +62,16 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)
 
 # Pillow reports odd metadata through `warnings` and `logging`. A `catch_warnings` block per image is not safe with threads, so
 # both are told once, for these modules alone; what matters to a person is in `Decoded.notes` or in the rejection.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Tiff|Png|Jpeg)ImagePlugin$")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+# Modes of Pillow whose numbers a mask can mean something by.
+_MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "RGB")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +87,14 @@ class Decoded:
     size_on_disk: tuple[int, int]
     format: str
     notes: tuple[str, ...] = ()
+
+
+class _Loaded(NamedTuple):
+    """A decoded first frame; its (width, height) and how the file has its samples, both from before decoding."""
+
+    image: ImageFile.ImageFile
+    size: tuple[int, int]
+    raw_mode: str
 
 
 def load_pixels(source: Path | bytes, preprocess: Preprocess, name: str = "") -> NDArray[np.uint8]:
@@ -132,30 +140,51 @@ def decode_image(
     "not_a_file", "file_too_large", "empty", "not_an_image", "too_many_pixels", "too_much_metadata", "too_costly", "truncated",
     "damaged", "pixel_type".
     """
-    try:
-        data = source if isinstance(source, bytes) else _read(source)
+    with _rejecting_file(source, name):
+        data = source if isinstance(source, bytes) else read_file(source)
         header = inspect(in_memory(data), len(data))
         return _decode(data, header, background, smallest_side)
-    except Problem as problem:
-        _reject(source, name, problem)
-    except MemoryError:
-        _reject(source, name, Problem("too_costly", expected="an image that fits into memory", got="out of memory"))
-    except Exception as error:  # Pillow raises OSError, ValueError, TypeError, SyntaxError, struct.error and more on bad files.
-        _reject(source, name, damaged(_say(error)))
+
+
+def decode_mask(source: Path | bytes, name: str = "") -> Decoded:
+    """Decode the file of a mask, or its bytes, upright and in numbers as they are stored, of a palette's the indices.
+
+    The mode of `pixels` is "1", "L", "P", "I", "I;16", "I;16B" or "RGB". Raises ImageRejected as `decode_image` does, with the
+    code "pixel_type" also for colours of 16 bits, which would lose half of them, and for pixels that are not opaque.
+    """
+    with _rejecting_file(source, name):
+        data = source if isinstance(source, bytes) else read_file(source)
+        header = inspect(in_memory(data), len(data))
+        loaded = _load(data, header)
+        return _upright(_mask_pixels(loaded), loaded, header)
+
+
+def read_upright_size(path: Path, name: str = "") -> tuple[int, int]:
+    """(width, height) of an image after orientation: `Decoded.size_on_disk` without decoding. Raises ImageRejected."""
+    with _rejecting_file(path, name), open_file(path) as file:
+        read = on_disk(file)
+        header = inspect(read, checked_size(file))
+        file.seek(0)
+        image = _PLUGINS[header.format](file)
+        # Pillow learns what stands behind the pixels of a PNG only by decoding them.
+        if header.format == "PNG" and (exif := find_exif(read)):
+            image.info["exif"] = exif
+        width, height = image.size
+        return (height, width) if _orientation(image, header.format)[0] in _ON_ITS_SIDE else (width, height)
 
 
 def read_image(path: Path, name: str = "") -> bytes:
     """The bytes of an image file, for `decode_image` and for its digest. Raises ImageRejected as `decode_image` does."""
     try:
-        return _read(path)
+        return read_file(path)
     except Problem as problem:
         _reject(path, name, problem)
 
 
 def read_header(path: Path) -> Header:
     """What a file says of itself, from a few blocks of it. Raises Problem, and OSError where it cannot be opened."""
-    with _open(path) as file:
-        return inspect(_on_disk(file), _checked_size(file))
+    with open_file(path) as file:
+        return inspect(on_disk(file), checked_size(file))
 
 
 def check_header(path: Path, name: str = "") -> Rejected | None:
@@ -179,6 +208,19 @@ def _reject(source: Path | bytes, name: str, problem: Problem) -> NoReturn:
 
 
 @contextmanager
+def _rejecting_file(source: Path | bytes, name: str) -> Iterator[None]:
+    """Whatever fails with the file is a reason to reject it."""
+    try:
+        yield
+    except Problem as problem:
+        _reject(source, name, problem)
+    except MemoryError:
+        _reject(source, name, Problem("too_costly", expected="an image that fits into memory", got="out of memory"))
+    except Exception as error:  # Pillow raises OSError, ValueError, TypeError, SyntaxError, struct.error and more on bad files.
+        _reject(source, name, damaged(_say(error)))
+
+
+@contextmanager
 def _rejecting(source: Path | bytes, name: str) -> Iterator[None]:
     """Whatever fails with the decoded image is a reason to reject it."""
     try:
@@ -193,62 +235,20 @@ def _say(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _open(path: Path) -> io.FileIO:
-    """Open for reading without ever waiting: a FIFO without a writer would block for good."""
-    try:
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        return io.FileIO(os.open(path, flags))
-    except FileNotFoundError:
-        raise Problem("missing", expected="an image file", got="no such file", fix="check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if isinstance(error, IsADirectoryError):
-            raise Problem("not_a_file", expected="an image file", got="a folder", fix="give a file") from None
-        got = (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
-        raise Problem("unreadable", expected="a file that may be read", got=got, fix="check its permissions") from None
-
-
-def _checked_size(file: io.FileIO) -> int:
-    status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        raise Problem("not_a_file", expected="a regular file", got="a folder, pipe or device", fix="give an image file")
-    if status.st_size > MAX_FILE_BYTES:
-        raise Problem("file_too_large", expected=f"at most {MAX_FILE_BYTES:,} bytes", got=f"{status.st_size:,} bytes")
-    return status.st_size
-
-
-def _read(path: Path) -> bytes:
-    with _open(path) as file:
-        size = _checked_size(file)
-        if size > READ_FIRST:
-            inspect(_on_disk(file), size)
-            file.seek(0)
-        try:
-            return file.read(size)
-        except OSError as error:
-            raise Problem("unreadable", expected="a file that can be read to its end", got=str(error.strerror)) from None
-
-
-def _on_disk(file: io.FileIO) -> Reader:
-    """Read from a file, its first block once."""
-    head = file.read(4096) or b""
-
-    def read(offset: int, count: int) -> bytes:
-        if offset + count <= len(head):
-            return head[offset : offset + count]
-        file.seek(offset)
-        return file.read(count) or b""
-
-    return read
-
-
 def _decode(data: bytes, header: Header, background: Background | None, smallest_side: int | None) -> Decoded:
+    loaded = _load(data, header, smallest_side)
+    pixels, notes = to_rgb_or_grey(loaded.image, background)
+    return _upright(pixels, loaded, header, notes)
+
+
+def _load(data: bytes, header: Header, smallest_side: int | None = None) -> _Loaded:
     if header.format == "PNG":
         check_checksums(data)
     image = _PLUGINS[header.format](io.BytesIO(data))
     check_size(*image.size)
     if header.format == "TIFF":
         _check_tiff_coverage(image)
-    size = image.size
+    size, raw_mode = image.size, str(image.tile[0].args) if image.tile else ""
     if header.format == "JPEG" and smallest_side is not None and _reduction(size, smallest_side) > 1:
         image.draft(None, (smallest_side, smallest_side))
     _scale_deep_key(image)
@@ -259,16 +259,33 @@ def _decode(data: bytes, header: Header, background: Background | None, smallest
     check_size(*image.size)
     if header.format == "PNG":
         check_rows(data, image)
-    pixels, notes = to_rgb_or_grey(image, background)
-    orientation, malformed = _orientation(image, header.format)
-    if orientation in _UPRIGHT:
-        pixels = pixels.transpose(_UPRIGHT[orientation])
-        size = size if orientation < 5 else (size[1], size[0])
+    return _Loaded(image, size, raw_mode)
+
+
+def _upright(pixels: Image.Image, loaded: _Loaded, header: Header, notes: tuple[str, ...] = ()) -> Decoded:
+    orientation, malformed = _orientation(loaded.image, header.format)
+    width, height = loaded.size
     return Decoded(
-        pixels=pixels,
-        size_on_disk=size,
+        pixels=pixels.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else pixels,
+        size_on_disk=(height, width) if orientation in _ON_ITS_SIDE else (width, height),
         format=header.format,
         notes=(*notes, *(["malformed EXIF ignored"] if malformed else [])),
+    )
+
+
+def _mask_pixels(loaded: _Loaded) -> Image.Image:
+    """The pixels whose numbers are a mask's; an alpha channel that says nothing is dropped. Raises Problem."""
+    image, mode = loaded.image, loaded.image.mode
+    if mode in ("LA", "RGBA") and image.getchannel("A").getextrema() == (255, 255):
+        image = image.convert(mode.removesuffix("A"))
+    deep = ";16" in loaded.raw_mode and not mode.startswith("I")
+    if image.mode in _MASK_MODES and not deep:
+        return image
+    raise Problem(
+        "pixel_type",
+        expected="a mask of whole numbers (8 or 16 bits of grey, a palette) or of opaque 8-bit colours",
+        got="colours of 16 bits" if deep else "pixels that are not opaque" if mode[-1] in "Aa" else f"pixels of type {mode}",
+        fix="save the mask as a grey PNG with the class of each pixel",
     )
 
 

@@ -61,7 +61,7 @@ def read_folder(root: Path) -> Found:
         title=f"{shown(root.resolve().name)}/",
         samples=tuple(sorted(samples, key=lambda sample: sample.name)),
         empty=_empty_classes(walked, parts, set(labels)),
-        notes=(*_twins(labels), *_loose(loose), *_outside(walked, parts), *_ignored(walked)),
+        notes=(*_twins(labels), *_loose(loose), *_outside(walked, parts), *left_out_notes(walked)),
     )
 
 
@@ -154,7 +154,8 @@ def _outside(walked: Walked, parts: frozenset[str]) -> list[str]:
     return [f"folders without images, left out: {listing(stray)}"] if stray else []
 
 
-def _ignored(walked: Walked) -> list[str]:
+def left_out_notes(walked: Walked) -> list[str]:
+    """Lines about whatever is no image."""
     notes = []
     if walked.links:
         links = count_of(len(walked.links), "symbolic link")

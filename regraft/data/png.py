@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from regraft.data.problem import damaged, truncated
+from regraft.data.problem import Reader, damaged, truncated
 
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel by colour type
 # Adam7: first column, first row, column step, row step of each pass.
@@ -41,6 +41,17 @@ def check_rows(data: bytes, image: Image.Image) -> None:
             packed = unpacker.unconsumed_tail
     if found < needed:
         raise truncated("a PNG with fewer rows than it claims")
+
+
+def find_exif(read: Reader) -> bytes:
+    """The EXIF block of a PNG that `container.inspect` has passed, wherever it stands; empty where there is none."""
+    at, found = 8, b""
+    while (kind := read(at, 8)[4:]) not in (b"IEND", b""):
+        length = int.from_bytes(read(at, 4), "big")
+        if kind == b"eXIf":
+            found = read(at + 8, length)
+        at += 12 + length
+    return found
 
 
 def _pass_bytes(width: int, height: int, bits: int, left: int, top: int, across: int, down: int) -> int:

@@ -120,11 +120,10 @@ def _as(image: Image.Image, mode: str) -> Image.Image:
 
 def _resized(image: Image.Image, preprocess: Preprocess, canvas: Image.Image) -> Image.Image:
     """At the input size; `canvas` has this size, and is painted on where the image does not fill it."""
-    resample = _RESAMPLING[preprocess.interpolation]
     if preprocess.fit == "pad":
-        return _pad(image, canvas, resample)
+        return _pad(image, canvas, preprocess)
     box = crop_box(image.size, preprocess) if preprocess.fit == "crop" else None
-    return image.resize(canvas.size, resample, box=box)
+    return image.resize(canvas.size, _RESAMPLING[preprocess.interpolation], box=box)
 
 
 def crop_box(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, float, float]:
@@ -145,8 +144,25 @@ def crop_box(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, floa
     return left * x, top * y, min((left + out_width) * x, width), min((top + out_height) * y, height)
 
 
-def _pad(image: Image.Image, canvas: Image.Image, resample: Image.Resampling) -> Image.Image:
-    scale = min(canvas.width / image.width, canvas.height / image.height)
-    inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    canvas.paste(image.resize(inner, resample), ((canvas.width - inner[0]) // 2, (canvas.height - inner[1]) // 2))
+def padded_box(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, int, int, int]:
+    """Where in the input all of an image of `size` (width, height) lies: (left, top, width, height); "squash" fills the input.
+
+    Raises UsageError for "crop", which does not show the whole image.
+    """
+    if preprocess.fit == "crop":
+        raise UsageError(
+            expected='an input that shows the whole image, fit "pad" or "squash"',
+            got='fit "crop"',
+            fix="replace `fit` where every pixel of an image has an answer",
+        )
+    if preprocess.fit == "squash":
+        return 0, 0, preprocess.width, preprocess.height
+    scale = min(preprocess.width / size[0], preprocess.height / size[1])
+    width, height = (max(1, round(side * scale)) for side in size)
+    return (preprocess.width - width) // 2, (preprocess.height - height) // 2, width, height
+
+
+def _pad(image: Image.Image, canvas: Image.Image, preprocess: Preprocess) -> Image.Image:
+    left, top, width, height = padded_box(image.size, preprocess)
+    canvas.paste(image.resize((width, height), _RESAMPLING[preprocess.interpolation]), (left, top))
     return canvas

@@ -38,7 +38,7 @@ def read_samples(data: Data, *, progress: Progress = Silent()) -> Samples:
     found = _read(data)
     if data.exclude:
         found = without(found, excluded, data.exclude)
-    _check_test_source(data)
+    check_test_source(data)
     training = training_parts({sample.part for sample in found.samples}, data)
     _check_not_empty(data, found, training)
     classes = _check_classes(data, found, training)
@@ -99,7 +99,7 @@ def read_evaluation(
             got=f"{printable(data.path)} with several labels per image",
             fix="evaluate on data with one label per image, or train a model on data with several",
         )
-    chosen, part_notes = _judging(found)
+    chosen, part_notes = judging(found)
     if not chosen:
         raise DataUnusable(
             expected="labelled images to evaluate on", got=f"{printable(data.path)}: none", fix=_layout_cure(found)
@@ -148,7 +148,7 @@ def _with_path(data: Data) -> Data:
     return replace(data, path=Path(data.path))
 
 
-def _check_test_source(data: Data) -> None:
+def check_test_source(data: Data) -> None:
     """Raise DataUnusable for a test set that is not there, before hours may go into the training images."""
     source = test_source(data)
     if source is not None and not source.is_dir() and not (source.is_file() and is_table(source)):
@@ -290,7 +290,7 @@ def _missing(classes: Sequence[str], used: set[str], where: str) -> list[str]:
     return [f"{count_of(len(missing), 'class', 'classes')} without images in {where}, not judged there: {listing(missing)}"]
 
 
-def _judging(found: Found) -> tuple[tuple[Sample, ...], list[str]]:
+def judging(found: Found) -> tuple[tuple[Sample, ...], list[str]]:
     """The samples of the part that judges best, and what a person should know of that choice."""
     present = {sample.part for sample in found.samples}
     for part in ("test", "val"):

@@ -22,13 +22,18 @@ Check = Callable[[Path, str], Rejected | None]
 
 
 def scan_images(
-    samples: Sequence[Sample], *, skip_bad: bool = False, progress: Progress = Silent(), check: Check | None = None
+    samples: Sequence[Sample],
+    *,
+    skip_bad: bool = False,
+    progress: Progress = Silent(),
+    check: Check | None = None,
+    task: str = TASK,
 ) -> tuple[tuple[Sample, ...], tuple[Rejected, ...]]:
     """The samples whose headers are sound, and the others with the reason; both keep their order.
 
     Raises TooManyUnreadable when more than a tenth is rejected, unless `skip_bad`; DataUnusable when nothing remains.
     """
-    found = _check_all(samples, check or _header_check(), progress)
+    found = _check_all(samples, check or _header_check(), progress, task)
     rejected = tuple(problem for problem in found if problem is not None)
     if samples and len(rejected) == len(samples):
         raise DataUnusable(expected="images that can be read", got=_first_reasons(samples, rejected), fix=_cure(rejected))
@@ -56,11 +61,11 @@ def _header_check() -> Check:
     return check_header
 
 
-def _check_all(samples: Sequence[Sample], check: Check, progress: Progress) -> list[Rejected | None]:
+def _check_all(samples: Sequence[Sample], check: Check, progress: Progress, words: str) -> list[Rejected | None]:
     chunks = [samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)]
     found: list[Rejected | None] = []
     # Ctrl-C leaves the loop, which drops the map and with it the chunks that wait.
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="scan") as pool, progress.task(TASK, len(samples), "images") as task:
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="scan") as pool, progress.task(words, len(samples), "images") as task:
         for results in pool.map(lambda chunk: [check(sample.path, sample.name) for sample in chunk], chunks):
             found += results
             task.advance(len(results))

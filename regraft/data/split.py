@@ -11,11 +11,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.balance import deal_folds, hold_out, make_units
+from regraft.data.masked import masks_of_test
 from regraft.data.names import count_of, listing, printable
 from regraft.data.read import read_evaluation, test_source, training_parts
 from regraft.errors import DataUnusable, UsageError
@@ -40,14 +42,22 @@ class _Sides:
     rejected: tuple[Rejected, ...] = ()
 
 
-def split_samples(samples: Samples, data: Data, seed: int, *, progress: Progress = Silent()) -> Split:
+class ReadTest(Protocol):
+    """Reads a separate test set for a model with these classes: `read.read_evaluation`, `masked.read_masked_evaluation`."""
+
+    def __call__(self, data: Data, classes: Sequence[str], *, multi_label: bool, progress: Progress) -> Samples: ...
+
+
+def split_samples(
+    samples: Samples, data: Data, seed: int, *, progress: Progress = Silent(), read_test: ReadTest = read_evaluation
+) -> Split:
     """The images that train and those that judge, and the folds of the former.
 
     Raises UsageError for a group pattern that matches nothing, DataUnusable when all images are of one group, and what
     `read_evaluation` raises for a separate test set.
     """
     grouped, group_notes = _with_groups(samples.samples, data)
-    sides = _sides(replace(samples, samples=grouped), data, seed, progress)
+    sides = _sides(replace(samples, samples=grouped), data, seed, progress, read_test)
     train, test = _in_order(sides.train), _in_order(sides.test)
     return Split(
         classes=samples.classes,
@@ -125,9 +135,9 @@ def _in_order(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     return tuple(sorted(samples, key=lambda sample: sample.name))
 
 
-def _sides(samples: Samples, data: Data, seed: int, progress: Progress) -> _Sides:
+def _sides(samples: Samples, data: Data, seed: int, progress: Progress, read_test: ReadTest) -> _Sides:
     if test_source(data) is not None:
-        return _separate_test(samples, data, progress)
+        return _separate_test(samples, data, progress, read_test)
     own = [sample for sample in samples.samples if sample.part is not None]
     parts = {sample.part for sample in own}
     training = training_parts({sample.part for sample in samples.samples}, data)
@@ -159,13 +169,13 @@ def _held_out(samples: Sequence[Sample], data: Data, seed: int, *, copies: bool 
     return _Sides(train=train, test=[samples[index] for index in aside], how=how, drawn=True, notes=notes)
 
 
-def _separate_test(samples: Samples, data: Data, progress: Progress) -> _Sides:
+def _separate_test(samples: Samples, data: Data, progress: Progress, read_test: ReadTest) -> _Sides:
     """Judge on another folder or table; the data's own test part is left out, as are images that the test set holds too."""
     source = test_source(data)
     assert source is not None
     # The group column may be the training table's alone, and the other set need not be a table.
-    other = replace(data, path=source, test="auto", group_column=None)
-    read = read_evaluation(other, samples.classes, multi_label=samples.multi_label, progress=progress)
+    other = replace(data, path=source, test="auto", group_column=None, masks=masks_of_test(data), test_masks=None)
+    read = read_test(other, samples.classes, multi_label=samples.multi_label, progress=progress)
     training = training_parts({sample.part for sample in samples.samples}, data)
     file_of = _file_identity()
     tested = {file_of(sample.path) for sample in read.samples}
@@ -263,6 +273,7 @@ def _class_notes(classes: Sequence[str], train: Sequence[Sample], test: Sequence
             groups[label].add(f"group {sample.group}" if sample.group is not None else f"image {sample.name}")
     alone = [name for name in classes if len(groups[name]) == 1]
     notes = [f"all training images of one group, so cross-validation cannot judge: {listing(alone)}"] if alone else []
-    if test and (missing := [name for name in classes if name not in _labels_of(test)]):
+    # Where masks have the classes, images have none.
+    if test and groups and (missing := [name for name in classes if name not in _labels_of(test)]):
         notes.append(f"no test images of {listing(missing)}")
     return notes

@@ -24,7 +24,7 @@ from regraft.values import Part, Sample
 
 _SEPARATORS = re.compile(r"[|;]")
 # An image listed in two parts stays in the one furthest from training, so that no score rests on an image trained on.
-_FURTHEST_LAST: tuple[Part | None, ...] = (None, "train", "val", "test")
+FURTHEST_LAST: tuple[Part | None, ...] = (None, "train", "val", "test")
 _PLAIN_SPLIT_COLUMN = "split"
 
 
@@ -47,7 +47,7 @@ def read_table(data: Data) -> Found:
     table = read_columns(data.path, _wanted(data))
     rows, multi_label = _rows(data, table)
     if not multi_label and (bare := [row.number for row in rows if not row.labels]):
-        _refuse(data, f"{count_of(len(bare), 'row')} without a label: {listing(bare)}", "fill in the label, or remove the row")
+        refuse(data, f"{count_of(len(bare), 'row')} without a label: {listing(bare)}", "fill in the label, or remove the row")
     folder = data.path.parent
     merged = _merge(data, rows, multi_label)
     samples = [
@@ -59,7 +59,7 @@ def read_table(data: Data) -> Found:
         title=shown(data.path.name),
         samples=tuple(sorted(samples, key=lambda sample: sample.name)),
         multi_label=multi_label,
-        notes=(*_label_notes(data, merged, multi_label), *_row_notes(rows, merged), *_link_notes(samples)),
+        notes=(*_label_notes(data, merged, multi_label), *_row_notes(rows, merged), *link_notes(samples)),
     )
 
 
@@ -69,8 +69,9 @@ def _wanted(data: Data) -> list[tuple[str, str | None]]:
     return [*wanted, *([(data.group_column, "--group")] if data.group_column else [])]
 
 
-def _refuse(data: Data, got: str, fix: str) -> NoReturn:
-    raise DataUnusable(expected="a table that gives each image its labels", got=f"{printable(data.path)}: {got}", fix=fix)
+def refuse(data: Data, got: str, fix: str) -> NoReturn:
+    """Raise DataUnusable for the table `data.path`."""
+    raise DataUnusable(expected="a table that says what is true of each image", got=f"{printable(data.path)}: {got}", fix=fix)
 
 
 def _rows(data: Data, table: Table) -> tuple[list[_Row], bool]:
@@ -78,25 +79,29 @@ def _rows(data: Data, table: Table) -> tuple[list[_Row], bool]:
     folder, nothing = os.path.abspath(data.path.parent), [None] * len(table.rows)  # noqa: PTH100 (`resolve` follows links)
     labels = table.columns[data.label_column]
     multi_label = any(isinstance(cell, list) or (isinstance(cell, str) and _SEPARATORS.search(cell)) for cell in labels)
-    parts = _parts(data, table)
+    parts = parts_of(data, table)
     groups = table.columns[data.group_column] if data.group_column else nothing
     rows = [
         _Row(
-            number, _identity(data, number, path, folder), _labels(data, number, label, multi_label), part, _text(group) or None
+            number,
+            identity_of(data, number, path, folder),
+            _labels(data, number, label, multi_label),
+            part,
+            text_of(group) or None,
         )
         for number, path, label, part, group in zip(
             table.rows, table.columns[data.path_column], labels, parts, groups, strict=True
         )
     ]
     if not rows:
-        _refuse(data, "no rows", "add a row for each image")
+        refuse(data, "no rows", "add a row for each image")
     return rows, multi_label
 
 
-def _identity(data: Data, number: int, path: object, folder: str) -> str:
+def identity_of(data: Data, number: int, path: object, folder: str) -> str:
     """The path by which a file is known: relative to the table's folder if it is below, with forward slashes."""
     if not isinstance(path, str) or not path:
-        _refuse(data, f"row {number} has no path, but {shown(repr(path))}", "give the path of an image file as text")
+        refuse(data, f"row {number} has no path, but {shown(repr(path))}", "give the path of an image file as text")
     if "\\" in path and (os.sep == "\\" or not os.path.lexists(os.path.join(folder, path))):  # noqa: PTH118
         path = path.replace("\\", "/")  # Written on Windows.
     if os.path.isabs(path) and path.startswith(f"{folder}{os.sep}"):  # noqa: PTH117
@@ -108,26 +113,28 @@ def _labels(data: Data, number: int, cell: Any, multi_label: bool) -> tuple[str,
     """The sorted labels of one cell, none for an empty one. Numbers become text, 3.0 becomes 3 (pandas' way of writing it)."""
     cells = cell if isinstance(cell, list) else _SEPARATORS.split(cell) if multi_label and isinstance(cell, str) else [cell]
     if unfit := [item for item in cells if not isinstance(item, str | int | float | bool | None)]:
-        _refuse(data, f"row {number}: a label of type {type(unfit[0]).__name__}", "give labels as text or numbers")
-    texts = {_text(item) for item in cells} - {""}
+        refuse(data, f"row {number}: a label of type {type(unfit[0]).__name__}", "give labels as text or numbers")
+    texts = {text_of(item) for item in cells} - {""}
     where = f"row {number} of {printable(data.path)}"
     return tuple(sorted({check_class_name(text, where) for text in texts}))
 
 
-def _text(cell: object) -> str:
+def text_of(cell: object) -> str:
+    """One cell as text, empty for an empty one. 3.0 becomes 3 (pandas' way of writing it)."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):  # How pandas writes an empty cell.
         return ""
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
 
-def _parts(data: Data, table: Table) -> Sequence[Part | None]:
-    cells = [_text(cell) for cell in table.columns.get(data.split_column, [])]
+def parts_of(data: Data, table: Table) -> Sequence[Part | None]:
+    """The part of each row, from the column `data.split_column` where there is one. Raises DataUnusable for other words."""
+    cells = [text_of(cell) for cell in table.columns.get(data.split_column, [])]
     if not any(cells):
         return [None] * len(table.rows)
     unknown = [(cell, number) for cell, number in zip(cells, table.rows, strict=True) if cell.casefold() not in PARTS]
     if unknown:
         got = f"{unknown[0][0]!r} in row {unknown[0][1]}, and {len(unknown) - 1:,} more such rows"
-        _refuse(data, f"column {data.split_column!r} has {shown(got)}", f"use {listing(PARTS)}, in every row or in none")
+        refuse(data, f"column {data.split_column!r} has {shown(got)}", f"use {listing(PARTS)}, in every row or in none")
     return [PARTS[cell.casefold()] for cell in cells]
 
 
@@ -145,11 +152,11 @@ def _join(data: Data, first: _Row, second: _Row, multi_label: bool) -> _Row:
     both = f"{shown(first.path)} in rows {first.number} and {second.number}"
     if first.labels != second.labels and not multi_label:
         fix = f"remove the wrong row; if both hold, write them in one cell, '{first.labels[0]}|{second.labels[0]}'"
-        _refuse(data, f"{both} has two labels: {listing([*first.labels, *second.labels])}", fix)
+        refuse(data, f"{both} has two labels: {listing([*first.labels, *second.labels])}", fix)
     if first.group != second.group:
         groups = f"{shown(first.group or 'none')} and {shown(second.group or 'none')}"
-        _refuse(data, f"{both} has two groups: {groups}", "give all rows of an image the same group")
-    part = max(first.part, second.part, key=_FURTHEST_LAST.index)
+        refuse(data, f"{both} has two groups: {groups}", "give all rows of an image the same group")
+    part = max(first.part, second.part, key=FURTHEST_LAST.index)
     return _Row(first.number, first.path, tuple(sorted({*first.labels, *second.labels})), part, first.group)
 
 
@@ -174,6 +181,7 @@ def _row_notes(rows: Sequence[_Row], merged: Sequence[_Row]) -> list[str]:
     return notes
 
 
-def _link_notes(samples: Sequence[Sample]) -> list[str]:
+def link_notes(samples: Sequence[Sample]) -> list[str]:
+    """A line about the images that are symbolic links."""
     links = [sample.name for sample in samples if os.path.islink(sample.path)]  # noqa: PTH114
     return [f"{count_of(len(links), 'image')} read through symbolic links: {listing(links, 5)}"] if links else []
