@@ -36,6 +36,16 @@ One line on standard output; nothing at all when the command fails. Undefined fi
   `per_class` [{`class`, `precision`, `recall`, `f1`, `support`, `predicted`, `intervals` {`precision`, `recall`}}],
   `confusion` (rows are the true classes; null for several labels per image), `classes`, `abstain` (as above, on these
   images), `rejected` (how many), `rejected_images` [{`path`, `code`, `reason`}]
+- `fit` with `--task saliency` or `semantic`: `run`, `task`, `backbone`, `strategy`, `decoder`, `loss`, `classes`, `images`
+  {`train`, `test`, `rejected`}, `window` (side of what the network is shown, in pixels), `usual_side` (median longer side of
+  the training images), `masks` (what their values were taken for, a line each), `test` (null without test images), `judged`
+  (on the images that `judged_by` names), `probe` (the solved probe by itself): each `n` and the scores of `evaluate`,
+  `threshold`, `calibration`, `training` (null where nothing was trained), `findings` [{`path`, `what`, `share`}], `seconds`,
+  `cache`, `report`
+- `evaluate` of such a run: `n`, `task`, `iou`, `dice`, `pixel_accuracy`, `boundary_f`, `pooled_iou` (over all pixels), `mae`,
+  `f_measure` (null but for saliency): each {`value`, `low`, `high`, `n`}, `threshold` (the probability from which a pixel is
+  of the object; null but for saliency), `baseline` (`iou` of the best constant answer), `per_class` [{`class`, `iou`, `dice`,
+  `precision`, `recall`, `boundary_f`, `pixels`, `images`}], `classes`, `rejected`, `rejected_images`
 - `compare`: `comparisons`, one for each run after the first [{`runs` (the two), `parts` ("test", "validation" or
   "cross-validation"), `images` (that both answered), `alone` (how many only one has), `scores` (of each on those images, as
   of `fit`), `difference` {`accuracy`, `macro_f1`, `nll`: the second's less the first's, each {`value`, `low`, `high`, `n`}},
@@ -45,7 +55,8 @@ One line on standard output; nothing at all when the command fails. Undefined fi
   `probability`}], best first, `abstained` (whether the answer should not be relied on), `why` (null where it may),
   `distance` (from the images it was fitted on: 1 is usual for new ones; null where none is measured); with `--explain` also
   `explanation`, the path of the picture (null where there is none)
-  `probability`}], best first
+- `predict` of a run for pixels: `path`, `status`, `reason`, `mask`, `overlay`, `probabilities` (the paths of what was written,
+  null where nothing was), `shares` [{`class`, `share` (of the image)}]
 - `suggest`: `suggestions` [{`path`, `doubt` (1 minus the lead of the best answer over the second), `predictions` [{`class`,
   `probability`}]}], the most useful first, `images` (how many could be read), `alike` (how many were left out as near copies),
   `rejected` (how many), `rejected_images` [{`path`, `code`, `reason`}]
@@ -156,6 +167,20 @@ the status `failed` and a reason, and the exit code is then 5; it is 3 where the
 - `--explain DIR` writes for every image a JPEG of what spoke for the best answer ([how to read it](explain.md)). DIR has to
   be new or empty, unless `--resume` or `--overwrite`, which replace pictures of the same images and nothing else. A picture
   is named after its image and a digest of the path as it was given: each path has its own, the same in every run.
+
+## Masks of `predict`
+
+A run for pixels writes to the folder of `--out`, and prints a row for each image: lines, `--json` or `--csv`.
+
+- `DIR/a/x.png` is the mask of `photos/a/x.jpg` after `predict RUN photos`: of an object 255 on 0 in grey, of several classes
+  their indices in a palette file; `classes.csv` says what those are. Images of the same name get a digest of their path.
+- `DIR/overlays/a/x.png` is the image with the areas in colour, at most 1,024 pixels on its longer side (`--no-overlays`).
+- `DIR/probabilities/a/x.png` has the probability of an object in 16 bits, 65535 for 1; of several classes
+  `DIR/probabilities/a/x.npz` holds `probabilities` (classes, height, width) float16 and `classes` (`--probabilities`).
+- Everything has the size of the image. One more than twice as large as those of the training is answered in tiles, at the
+  scale of the training; `--whole` shows it at once, made small.
+- DIR has to be new or empty, unless `--resume` or `--overwrite`; images in it are left out. `--resume` keeps what
+  `answers.jsonl` there lists and nothing is missing of, after it asked one image again; images that failed are tried again.
 """
 
 

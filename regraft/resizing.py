@@ -22,19 +22,19 @@ def resized_rows(rows: Iterable[Values], size: tuple[int, int], wanted: tuple[in
     """
     (height, width), (out_height, out_width) = size, wanted
     columns = _places(width, out_width)
-    places = _places(height, out_height)
+    lows, highs, shares = _places(height, out_height)
     kept: NDArray[np.float32] | None = None
     base = done = 0
     for part in _pieces(rows, max(out_width * -(-out_height // height), width)):
         wide = _lerp(part, *columns)
         have = wide if kept is None else np.concatenate([kept, wide], axis=1)
         end = base + have.shape[1]
-        ready = out_height if end == height else int(np.searchsorted(places[1], end))
+        ready = out_height if end == height else int(np.searchsorted(highs, end))
         for first, last in pairwise([*range(done, ready, _rows_of(have, out_width)), ready]):
-            low, high, share = (values[first:last] for values in places)
-            yield np.ascontiguousarray(_mixed(have[:, low - base], have[:, high - base], share[:, np.newaxis]))
+            low, high, share = lows[first:last] - base, highs[first:last] - base, shares[first:last, np.newaxis]
+            yield _mixed(have[:, low], have[:, high], share)
         done = ready
-        keep = min(int(places[0][done]), end - 1) if done < out_height else end
+        keep = min(int(lows[done]), end - 1) if done < out_height else end
         kept, base = have[:, keep - base :].copy(), keep
 
 
