@@ -62,7 +62,9 @@ def curves_figure(history: History, measure: str = "right") -> Markup:
 
     Every other phase of a training that has several is shaded. `measure` says what the share is of.
     """
-    words = f"Loss and share {measure} of {len(history.epochs)} epochs; kept: epoch {history.chosen}; the numbers are in the table"
+    words = (
+        f"Loss and share {measure} of {len(history.epochs)} epochs; kept: epoch {history.chosen}; the numbers are in the table"
+    )
     drawing = Drawing(WIDTH, RATES[1] + 44, words)
     x = linear((0, len(history.epochs)), (LEFT + 8, RIGHT - 8))
     _bands(drawing, history, x)
