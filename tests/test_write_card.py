@@ -112,7 +112,7 @@ def test_what_is_escaped_is_shown_as_it_was() -> None:
 def test_the_base_model_is_named_where_the_hub_has_it(tmp_path: Path, backbone: str, weights: str, expected: str) -> None:
     test = make_predictions(30)
     summary = make_summary(tmp_path, test, test, backbone=backbone, weights=weights)
-    assert base_model(summary) == expected
+    assert base_model(summary.backbone, summary.weights) == expected
     assert ("base_model:" in card(tmp_path, test, test, backbone=backbone, weights=weights)) == bool(expected)
 
 

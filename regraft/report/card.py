@@ -24,6 +24,7 @@ from regraft.values import ClassScore, RunSummary, Scores
 
 CLASSES_NAMED = 100
 CLASS_ROWS = 30
+OWN_CODE = ("hub:", "module:", "python:")  # networks whose code is in no folder of ours
 MAX_BYTES = 1_000_000  # of a README.md that is looked at for changes by hand
 _MARK = "Written by regraft from report.json. Changed by hand, it is left as it is."
 _SEAL = re.compile(rb"<!-- " + re.escape(_MARK).encode() + rb" ([0-9a-f]{64}) -->\n\Z")
@@ -38,7 +39,7 @@ def card_of(content: ReportContent) -> str:
     """The card as Markdown, with a last line by which `is_edited` knows it again."""
     summary, scores = content.summary, content.scores
     drawn = (
-        _environment()
+        card_environment()
         .get_template("card.md")
         .render(
             summary=summary,
@@ -51,11 +52,16 @@ def card_of(content: ReportContent) -> str:
             macro_f1=macro_f1_interval(content.headline, resamples=1000 if scores.n <= 5000 else 200),
             per_class=sorted(scores.per_class, key=_hardest_first)[:CLASS_ROWS],
             classes=summary.classes[:CLASSES_NAMED],
-            title=_title(summary),
-            base_model=base_model(summary),
-            own_code=summary.backbone.startswith(("hub:", "module:", "python:")),
+            title=title_of(summary.run, "A classifier of images"),
+            base_model=base_model(summary.backbone, summary.weights),
+            own_code=summary.backbone.startswith(OWN_CODE),
         )
     )
+    return sealed_card(drawn)
+
+
+def sealed_card(drawn: str) -> str:
+    """The card with a last line by which `is_edited` knows it again."""
     digest = hashlib.sha256(drawn.encode("utf-8", "backslashreplace")).hexdigest()
     return f"{drawn}<!-- {_MARK} {digest} -->\n"
 
@@ -75,17 +81,18 @@ def markdown(words: object) -> Safe:
     return Safe(plain(str(words)).translate(_SPECIAL))
 
 
-def base_model(summary: RunSummary) -> str:
+def base_model(backbone: str, weights: str) -> str:
     """The network's name on the Hugging Face hub, "timm/resnet18.a1_in1k", where that is known; else empty.
 
     timm publishes its weights there, one repository for each network and tag.
     """
-    name, tag = summary.backbone.removeprefix("timm:").partition(".")[0], summary.weights.removeprefix("timm ")
-    published = summary.weights.startswith("timm ") and tag != "default" and re.fullmatch(r"[\w.-]+", f"{name}{tag}")
-    return f"timm/{name}.{tag}" if summary.backbone.startswith("timm:") and published else ""
+    name, tag = backbone.removeprefix("timm:").partition(".")[0], weights.removeprefix("timm ")
+    published = weights.startswith("timm ") and tag != "default" and re.fullmatch(r"[\w.-]+", f"{name}{tag}")
+    return f"timm/{name}.{tag}" if backbone.startswith("timm:") and published else ""
 
 
-def _environment() -> Environment:
+def card_environment() -> Environment:
+    """Templates of cards: what they are given is escaped as Markdown unless it is `Safe`."""
     environment = Environment(
         loader=PackageLoader("regraft.report", "."),
         # Markdown, where HTML's escapes would be shown; whatever is not Safe is escaped as Markdown.
@@ -122,8 +129,9 @@ def _safe(written: Callable[..., str]) -> Callable[..., Safe]:
     return lambda *given: Safe(written(*given).replace(text.NBSP, " "))
 
 
-def _title(summary: RunSummary) -> str:
-    return short(plain(summary.run.name), 120) or "A classifier of images"
+def title_of(run: Path, otherwise: str) -> str:
+    """The name of the run, or `otherwise` where it has none."""
+    return short(plain(run.name), 120) or otherwise
 
 
 def _judged(summary: RunSummary) -> str:

@@ -11,11 +11,11 @@ WIDTH = 480.0  # user units; drawn between 340 and 560 pixels wide, so that 13-u
 SERIES = ("one", "two", "three")
 
 
-def intervals_figure(rows: tuple[tuple[str, Interval], ...], baseline: float) -> Markup:
-    """Accuracies with their intervals on one axis from 0 to 100 %, and the baseline."""
+def intervals_figure(rows: tuple[tuple[str, Interval], ...], baseline: float, what: str = "Accuracy") -> Markup:
+    """Shares with their intervals on one axis from 0 to 100 %, and the baseline. `what` they are is read aloud."""
     label = "; ".join(f"{name} {percent(row.value)}, interval {span(row)}" for name, row in rows)
     bottom = 34.0 * len(rows) + 16
-    drawing = Drawing(WIDTH, bottom + 24, f"Accuracy: {label}; baseline {percent(baseline)}")
+    drawing = Drawing(WIDTH, bottom + 24, f"{what}: {label}; baseline {percent(baseline)}")
     x = linear((0, 1), (118, WIDTH - 26))
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         drawing.line((x(tick), 8), (x(tick), bottom), "grid")
@@ -31,8 +31,8 @@ def intervals_figure(rows: tuple[tuple[str, Interval], ...], baseline: float) ->
     return drawing.render()
 
 
-def reliability_figure(bins: tuple[ReliabilityBin, ...], multi_label: bool) -> Markup:
-    """Share right against probability claimed, with 95 % intervals; below it how many answers each bin holds."""
+def reliability_figure(bins: tuple[ReliabilityBin, ...], noun: str = "answer") -> Markup:
+    """Share right against probability claimed, with 95 % intervals; below it how many of `noun` each bin holds."""
     drawing = Drawing(
         WIDTH, 470, "Reliability curve: share right against probability claimed; the numbers are in the table below"
     )
@@ -43,7 +43,7 @@ def reliability_figure(bins: tuple[ReliabilityBin, ...], multi_label: bool) -> M
     largest = max(b.accuracy.n for b in bins)
     height = linear((0, largest), (0, 62))
     for b in bins:
-        words = f"{counted(b.accuracy.n, 'answer')} claiming {percent(b.confidence)}: {percent(b.accuracy.value)} right"
+        words = f"{counted(b.accuracy.n, noun)} claiming {percent(b.confidence)}: {percent(b.accuracy.value)} right"
         drawing.line((x(b.confidence), y(b.accuracy.low)), (x(b.confidence), y(b.accuracy.high)), "whisker one thin")
         drawing.dot((x(b.confidence), y(b.accuracy.value)), 4.5, "dot one", words)
         tall = height(b.accuracy.n)
@@ -51,8 +51,7 @@ def reliability_figure(bins: tuple[ReliabilityBin, ...], multi_label: bool) -> M
     drawing.line((58, 438), (WIDTH - 14, 438), "axis")
     drawing.text((50, 380), count(largest), "tick", anchor="end")
     drawing.text((50, 438), "0", "tick", anchor="end")
-    what = "labels" if multi_label else "answers"
-    drawing.text((WIDTH / 2 + 22, 461), f"{what} per bin of probability", "title", anchor="middle")
+    drawing.text((WIDTH / 2 + 22, 461), f"{noun}s per bin of probability", "title", anchor="middle")
     return drawing.render()
 
 

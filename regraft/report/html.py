@@ -1,6 +1,7 @@
 """The page: one HTML text with everything in it. It fetches nothing, runs no script, and holds no name unescaped."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -35,9 +36,14 @@ TREE_LETTERS = 20_000
 
 def render(content: ReportContent) -> str:
     """The page as text, of at most 5 MB: where the rest needs more room, there are fewer pictures."""
-    page = _drawn(content, ALBUM_LETTERS)
+    return fitted(lambda letters: _drawn(content, letters))
+
+
+def fitted(drawn: Callable[[int], str]) -> str:
+    """What `drawn` makes with so many letters of pictures that it is no page of more than 5 MB."""
+    page = drawn(ALBUM_LETTERS)
     excess = len(page.encode("utf-8", "backslashreplace")) - PAGE_BYTES
-    return page if excess <= 0 else _drawn(content, max(0, _letters_of_pictures(page) - excess))
+    return page if excess <= 0 else drawn(max(0, _letters_of_pictures(page) - excess))
 
 
 def _letters_of_pictures(page: str) -> int:
@@ -48,7 +54,7 @@ def _drawn(content: ReportContent, letters: int) -> str:
     summary, shown, scores = content.summary, content.headline, content.scores
     album = Album(content.thumbnails, letters)
     return (
-        _environment()
+        page_environment()
         .get_template("page.html")
         .render(
             summary=summary,
@@ -67,7 +73,7 @@ def _drawn(content: ReportContent, letters: int) -> str:
             **_regularisation(summary),
             **_compared(summary),
             intervals=intervals_figure(_accuracies(summary), scores.baseline),
-            stages=_stages(summary.seconds),
+            stages=stages(summary.seconds),
             rejected=summary.rejected[:REJECTED_ROWS],
             notes=summary.notes[:NOTES],
             tree=text.short(text.lines(summary.tree), TREE_LETTERS),
@@ -75,7 +81,8 @@ def _drawn(content: ReportContent, letters: int) -> str:
     )
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Templates of pages: what they are given is escaped, and a name that nobody gave is an error."""
     environment = Environment(
         loader=PackageLoader("regraft.report", "."),
         autoescape=True,
@@ -132,7 +139,7 @@ def _calibration(shown: Predictions) -> dict[str, Any]:
         "bins": bins,
         "ece_bins": ECE_BINS,
         "chance_ece": chance_calibration_error(shown),
-        "reliability": reliability_figure(bins, shown.multi_label),
+        "reliability": reliability_figure(bins, "label" if shown.multi_label else "answer"),
     }
 
 
@@ -190,7 +197,7 @@ def _compared(summary: RunSummary) -> dict[str, Any]:
     }
 
 
-def _stages(seconds: dict[str, float]) -> list[tuple[str, float, float]]:
+def stages(seconds: dict[str, float]) -> list[tuple[str, float, float]]:
     """Name, seconds and share of the longest for each stage; what the stages leave of the total is a stage of its own."""
     named = [(name, value) for name, value in seconds.items() if name != "total"]
     rest = seconds.get("total", 0.0) - sum(value for _, value in named)

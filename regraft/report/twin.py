@@ -25,7 +25,11 @@ AGAIN = "fit again to have it written; the report.html that is there stays reada
 
 def twin_of(content: ReportContent) -> bytes:
     """The file's bytes. Predictions are left out: they have a table of their own."""
-    described = {"format": FORMAT, "version": VERSION} | {part: to_plain(getattr(content, part)) for part in _PARTS}
+    return sealed({"format": FORMAT, "version": VERSION} | {part: to_plain(getattr(content, part)) for part in _PARTS})
+
+
+def sealed(described: dict[str, Any]) -> bytes:
+    """`described` as one line of JSON with its checksum."""
     # ASCII: file names that are not Unicode keep their bytes as escapes.
     text = json.dumps(described, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")[:-1]
     return text + f',"checksum":"{hashlib.sha256(text).hexdigest()}"}}\n'.encode()
@@ -36,7 +40,7 @@ def read_twin(path: Path, *, test: Predictions | None, cross_validation: Predict
 
     Raises SavedModelRefused where the file is missing, damaged, of another version, or of other predictions than those.
     """
-    described = _read(path)
+    described = read_sealed(path, FORMAT, VERSION)
     kinds = get_type_hints(ReportContent)
     if unknown := sorted(described.keys() - {"format", "version", "checksum", *_PARTS}):
         raise refusal(path, expected=f"version {VERSION} of {FORMAT}", got=f"the unknown part {unknown[0][:40]!r}", fix=AGAIN)
@@ -49,7 +53,8 @@ def read_twin(path: Path, *, test: Predictions | None, cross_validation: Predict
     return content
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_sealed(path: Path, form: str, version: int) -> dict[str, Any]:
+    """What `sealed` wrote; raises SavedModelRefused where it is missing, damaged, or not of this format and version."""
     expected = "report.json, from which a report is drawn again"
     with open_regular(path, expected) as file:
         if not 2 <= file.size <= MAX_BYTES:
@@ -62,17 +67,17 @@ def _read(path: Path) -> dict[str, Any]:
         described = parse_object(text, max_depth=_MAX_DEPTH, max_brackets=_MAX_BRACKETS)
     except (ValueError, RecursionError) as error:
         raise refusal(path, expected=expected, got=str(error), fix=AGAIN) from None
-    _check_version(path, described)
+    _check_version(path, described, form, version)
     return described
 
 
-def _check_version(path: Path, described: dict[str, Any]) -> None:
-    form, version = described.get("format"), described.get("version")
-    if form != FORMAT or type(version) is not int:
-        raise refusal(path, expected=f"the format {FORMAT}", got=f"format {str(form)[:40]!r}", fix=AGAIN)
-    if version != VERSION:
+def _check_version(path: Path, described: dict[str, Any], form: str, version: int) -> None:
+    found, number = described.get("format"), described.get("version")
+    if found != form or type(number) is not int:
+        raise refusal(path, expected=f"the format {form}", got=f"format {str(found)[:40]!r}", fix=AGAIN)
+    if number != version:
         fix = "use the version of regraft that wrote it, or a newer one"
-        raise refusal(path, expected=f"version {VERSION} of {FORMAT}", got=f"version {version}", fix=fix)
+        raise refusal(path, expected=f"version {version} of {form}", got=f"version {number}", fix=fix)
 
 
 def _check_scores(path: Path, content: ReportContent) -> None:
