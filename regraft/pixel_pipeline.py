@@ -1,6 +1,6 @@
 """One fit where every pixel has an answer, stage by stage: the stages of `pipeline`, with masks in place of labels."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,10 @@ from regraft.evaluate.pixel_threshold import choose_threshold
 from regraft.fitted_pixels import FittedPixels
 from regraft.memo import key_of
 from regraft.pixel_prepare import PreparedPixels, prepare_pixels
+from regraft.pixel_report import report_of
 from regraft.progress import Progress, Silent
 from regraft.recipe import Recipe
+from regraft.report.write import write_pixel_report
 from regraft.saved import fingerprint, versions
 from regraft.saved_pixels import save_pixels
 from regraft.segments import BACKGROUND, MaskFinding, PixelCounts, PixelScores, PixelSummary
@@ -53,15 +55,28 @@ def fit(
                 setting = replace(setting, keepers=keepers_in(out, identity, resume=resume, progress=progress))
                 model = fit_network(setting, strategy)
     with clock("scores"):
-        fitted, summary = _scored(ready, model, command, progress)
+        found = _scored(ready, model, command, progress)
+        fitted, summary = replace(found.fitted, folder=out), replace(found.summary, run=out, report=out / "report.html")
     with clock("saving"):
-        fitted = replace(fitted, folder=out)
-        summary = replace(summary, run=out, report=out / "report.html")
         save_pixels(fitted, summary, out, fingerprint=data, seed=recipe.seed)
     summary = replace(summary, seconds=clock.seconds())
-    fitted = replace(fitted, summary=summary)
+    images = (*ready.observed.train, *ready.observed.test)
+    with clock("pictures"):
+        content = report_of(fitted, summary, found.judged, found.plain_threshold, found.test, images, recipe.device)
+        write_pixel_report(content, out)
     forget(out)
     return replace(fitted, summary=replace(summary, seconds=clock.seconds()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scored:
+    """A model with its scores and what they were made of; `plain_threshold` is of probabilities before they were calibrated."""
+
+    fitted: FittedPixels
+    summary: PixelSummary
+    judged: PixelCounts
+    test: PixelCounts | None
+    plain_threshold: float
 
 
 def _strategy(recipe: Recipe) -> Trained | None:
@@ -145,7 +160,7 @@ def _identified(ready: PreparedPixels) -> tuple[tuple[str, ...], tuple[tuple[str
     return tuple(sample.name for sample in images), masks, ready.observed.digests
 
 
-def _scored(ready: PreparedPixels, model: Model, command: str, progress: Progress) -> tuple[FittedPixels, PixelSummary]:
+def _scored(ready: PreparedPixels, model: Model, command: str, progress: Progress) -> _Scored:
     layout, mask_map, observed, recipe = ready.task.layout, ready.mask_map, ready.observed, ready.recipe
     assert isinstance(model.head, PixelHead), "made by the task of pixels"
     judged = _counts(ready, model.judged_NK, model.judged)
@@ -178,7 +193,7 @@ def _scored(ready: PreparedPixels, model: Model, command: str, progress: Progres
         usual_side=ready.usual_side,
         rejected=(*ready.samples.rejected, *ready.split.rejected, *observed.rejected, *lost),
         test_scores=_scores(test, threshold) if test.names else None,
-        judged=_scores(judged, plain),
+        judged=_scores(judged.at(plain), plain),
         judged_by=on,
         probe=_scores(_counts(ready, ready.solved.out_of_fold_NK, every), 0.5),
         calibrated=calibrated,
@@ -197,7 +212,7 @@ def _scored(ready: PreparedPixels, model: Model, command: str, progress: Progres
         cache_hits=ready.extracted.hits,
         cache_misses=ready.extracted.misses,
     )
-    return fitted, summary
+    return _Scored(fitted=fitted, summary=summary, judged=judged, test=test if test.names else None, plain_threshold=plain)
 
 
 def _at_temperature(probability: float, temperature: float) -> float:

@@ -4,7 +4,7 @@ Letters in names give shapes: N images, K classes, H W pixels, L levels of proba
 where no answer counts. Saliency has the classes background and object, and one logit per pixel: that of the object.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -61,6 +61,35 @@ class PixelCounts:
     predicted_edge_right_NK: Counts
     levels_N2L: Counts | None = None
     groups: tuple[str, ...] | None = None
+
+    def of(self, rows: NDArray[np.int64]) -> "PixelCounts":
+        """Those of some of the images."""
+        arrays = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name.endswith("_NK")}
+        return replace(
+            self,
+            names=tuple(self.names[row] for row in rows),
+            groups=None if self.groups is None else tuple(self.groups[row] for row in rows),
+            levels_N2L=None if self.levels_N2L is None else self.levels_N2L[rows],
+            **arrays,
+        )
+
+    def at(self, threshold: float) -> "PixelCounts":
+        """The same where a pixel is of the object from another probability on, to the next level; edges are not counted."""
+        if self.levels_N2L is None:
+            return self
+        called_NL = self.levels_N2L[:, :, int(np.ceil(threshold * (LEVELS - 1))) :].sum(axis=2)
+        object_N, right_N = called_NL.sum(axis=1), called_NL[:, 1]
+        background_N, everything_N = self.true_NK[:, 0], self.true_NK.sum(axis=1)
+        none_NK = np.zeros_like(self.true_NK)
+        return replace(
+            self,
+            predicted_NK=np.stack([everything_N - object_N, object_N], axis=1),
+            both_NK=np.stack([background_N - (object_N - right_N), right_N], axis=1),
+            true_edge_NK=none_NK,
+            true_edge_found_NK=none_NK,
+            predicted_edge_NK=none_NK,
+            predicted_edge_right_NK=none_NK,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ def find_mask_map(
         for found in pool.map(look, paths):
             looks.append(found)
             task.advance()
-    mask_map = map_of_looks(looks, kind, class_list=class_list and read_class_list(class_list), ignore=ignore)
+    mask_map = map_of_looks(looks, kind, class_list=None if class_list is None else read_class_list(class_list), ignore=ignore)
     if problems := [(look, reason) for look in looks if (reason := values_problem(look, mask_map))]:
         raise unfit(problems, mask_map)
     return mask_map

@@ -54,8 +54,8 @@ def read_masked_folders(data: Data) -> tuple[Found, tuple[Rejected, ...]]:
             notes.append(f"{count_of(len(found.unused), 'mask')} without an image left out: {listing(found.unused, 5)}")
         notes += [*left_out_notes(images), *(f"among the masks: {note}" for note in left_out_notes(masks))]
     title = f"{shown(root.resolve().name)}/"
-    found = Found(root=root, title=title, samples=tuple(sorted(samples, key=lambda s: s.name)), notes=tuple(notes))
-    return found, tuple(sorted(rejected, key=lambda problem: problem.name))
+    every = Found(root=root, title=title, samples=tuple(sorted(samples, key=lambda s: s.name)), notes=tuple(notes))
+    return every, tuple(sorted(rejected, key=lambda problem: problem.name))
 
 
 def _places(data: Data) -> list[_Place]:

@@ -194,7 +194,8 @@ def _numbers(image: Image.Image) -> tuple[Pixels, tuple[tuple[int, int], ...] | 
         levels_HWC = np.asarray(image).astype(np.uint32)
         found = image.getcolors(MOST_COLOURS)
         counts = sorted((packed(colour), count) for count, colour in found) if found else None  # type: ignore[arg-type]
-        return levels_HWC[..., 0] << 16 | levels_HWC[..., 1] << 8 | levels_HWC[..., 2], counts and tuple(counts)
+        numbers = np.asarray(levels_HWC[..., 0] << 16 | levels_HWC[..., 1] << 8 | levels_HWC[..., 2], np.uint32)
+        return numbers, None if counts is None else tuple(counts)
     if image.mode in ("1", "L", "P"):
         counted = [(level, count) for level, count in enumerate(image.histogram()) if count]
         if image.mode == "1":

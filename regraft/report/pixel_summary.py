@@ -216,7 +216,7 @@ def _chances(content: PixelReport) -> Iterator[str]:
     scores, history = content.scores, content.history
     if history is None or content.strategy == "head":
         yield (
-            "Train deeper: --strategy partial:2 goes on from here with the last stages of the network. So far that is as it was."
+            "Train deeper: --strategy partial:2 goes on from here with the last stages of the network, which is as it was so far."
         )
     elif history.chosen == len(history.epochs) and history.epochs:
         yield "Train longer: the last epoch was the best, so more of them (--epochs) may be better still."
@@ -240,8 +240,8 @@ def _weakest(scores: PixelScores) -> Iterator[str]:
     worst, median = min(rows, key=lambda row: row.iou.value), float(np.median([row.iou.value for row in rows]))
     if worst.iou.high < median:
         yield (
-            f"Add images with {_shown(worst.name)}, the weakest class: its IoU is {percent(worst.iou.value)}, that of the middle "
-            f"one of the classes {percent(median)}. It is in {counted(worst.images, 'image')} of {count(scores.n)} here."
+            f"Add images with {_shown(worst.name)}, the weakest class: its IoU is {percent(worst.iou.value)}, that of the "
+            f"middle one of the classes {percent(median)}. It is in {counted(worst.images, 'image')} of {count(scores.n)} here."
         )
 
 

@@ -20,7 +20,7 @@ from regraft.segments import MaskMap
 from regraft.strategies import Trained
 from regraft.train.chance import seeded
 from regraft.train.contract import Network
-from regraft.train.kept_pixels import Layout, keep, losses_in, overlaps
+from regraft.train.kept_pixels import Layout, keep, losses_in, overlaps, shared
 from regraft.train.lessons import Lessons
 from regraft.train.objective import Judged
 from regraft.train.pixel_network import PixelHead, PixelNetwork, crossing, pixel_network, taken_apart
@@ -121,8 +121,7 @@ class ByPixel:
 
     def right(self, value: Any, truth: Tensor) -> Tensor:
         logits = value.detach()
-        rows = keep(self.layout, logits, _sized(truth, logits), torch.zeros(len(logits)))
-        return torch.from_numpy(overlaps(self.layout, rows))
+        return shared(self.layout, logits, _sized(truth, logits))
 
     def answers(self, lessons: Lessons, outputs: Tensor, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         labels = self.truth(lessons, rows, None, str(outputs.device))

@@ -57,6 +57,19 @@ def called(logits_NCHW: Tensor) -> Tensor:
     return (logits_NCHW[:, 0] >= 0).long() if logits_NCHW.shape[1] == 1 else logits_NCHW.argmax(dim=1)
 
 
+def shared(layout: Layout, logits_NCHW: Tensor, labels_NHW: Tensor) -> Tensor:
+    """(N,) what `overlaps` would say of these answers, and nothing else of them."""
+    predicted = called(logits_NCHW)
+    if layout.kind == "semantic":
+        counts = _counted(labels_NHW, predicted, layout.classes).double().numpy()
+        true, called_so, both = np.split(counts, 3, axis=1)
+        return torch.from_numpy(_shares(layout, true, called_so, both))
+    counts_NHW = labels_NHW != IGNORE
+    true_NHW, found_NHW = (labels_NHW == 1) & counts_NHW, (predicted == 1) & counts_NHW
+    both_N, either_N = (value.flatten(1).sum(dim=1).double() for value in (true_NHW & found_NHW, true_NHW | found_NHW))
+    return torch.where(either_N > 0, both_N / either_N.clamp(min=1), torch.ones_like(both_N))
+
+
 def _counted(labels_NHW: Tensor, predicted_NHW: Tensor, classes: int) -> Tensor:
     """(N, 3 K) pixels of each class, called so, and both."""
     found = []
@@ -127,6 +140,10 @@ def overlaps(layout: Layout, rows_NM: FloatArray) -> NDArray[np.float64]:
     Where nothing is there and nothing called it is 1.
     """
     _, true, predicted, both, *_ = layout.parts(np.asarray(rows_NM, np.float64))
+    return _shares(layout, true, predicted, both)
+
+
+def _shares(layout: Layout, true: FloatArray, predicted: FloatArray, both: FloatArray) -> NDArray[np.float64]:
     union = true + predicted - both
     there = union > 0
     if layout.kind == "saliency":
