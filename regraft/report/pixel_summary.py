@@ -216,7 +216,7 @@ def _chances(content: PixelReport) -> Iterator[str]:
     scores, history = content.scores, content.history
     if history is None or content.strategy == "head":
         yield (
-            "Train deeper: --strategy partial:2 goes on from here with the last stages of the network, which is as it was so far."
+            "Train deeper: --strategy partial:2 goes on from here with the last stages of the network, so far as they were."
         )
     elif history.chosen == len(history.epochs) and history.epochs:
         yield "Train longer: the last epoch was the best, so more of them (--epochs) may be better still."
