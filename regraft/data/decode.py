@@ -275,7 +275,8 @@ def _upright(pixels: Image.Image, loaded: _Loaded, header: Header, notes: tuple[
 
 def _mask_pixels(loaded: _Loaded) -> Image.Image:
     """The pixels whose numbers are a mask's; an alpha channel that says nothing is dropped. Raises Problem."""
-    image, mode = loaded.image, loaded.image.mode
+    image: Image.Image = loaded.image
+    mode = image.mode
     if mode in ("LA", "RGBA") and image.getchannel("A").getextrema() == (255, 255):
         image = image.convert(mode.removesuffix("A"))
     deep = ";16" in loaded.raw_mode and not mode.startswith("I")
