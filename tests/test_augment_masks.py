@@ -37,8 +37,8 @@ def inner(given: Tensor) -> Tensor:
 
 
 def agree(shown: Tensor, moved: Tensor) -> bool:
-    """Whether levels are those of labels, but for a few pixels in corners, where reflections leave slivers less than one wide."""
-    return int((shown != LEVELS[moved.long()]).sum()) <= max(2, len(shown) // 1000)
+    """Whether levels are those of labels, but for a few in corners, where reflections leave slivers less than a pixel wide."""
+    return float((shown == LEVELS[moved.long()]).float().mean()) > 0.999
 
 
 @pytest.mark.parametrize("how", DRAWN)
@@ -66,10 +66,9 @@ def test_the_same_for_grey_and_colour_where_only_the_place_changes(how: str, cha
     plain = [i for i, one in enumerate(drawn) if not one.painted and one.hole is None]
     shown = replace(ours, tone=0.0)(image, seeds(count))[..., 0]
     moved = augment_labels(how)(given, seeds(count), channels)
-    sure = inner(moved)
+    sure = inner(moved)[plain]
     assert len(plain) > 3
-    for i in plain:
-        assert agree(shown[i][sure[i]], moved[i][sure[i]])
+    assert agree(shown[plain][sure], moved[plain][sure])
 
 
 @pytest.mark.parametrize("how", [*NAMES, v2.RandomResizedCrop((40, 56), antialias=True)], ids=str)

@@ -164,9 +164,8 @@ def test_one_image_is_too_few(tmp_path: Path) -> None:
 
 def test_a_table_with_masks(tmp_path: Path) -> None:
     put_pairs(tmp_path / "i", tmp_path / "m", "1", "2", "3")
-    (tmp_path / "t.csv").write_text(
-        "path,mask,split,who\ni/2.jpg,m/2.png,train,x\ni/1.jpg,m/1.png,train,x\ni/3.jpg,m/3.png,test,\n"
-    )
+    rows = "i/2.jpg,m/2.png,train,x\ni/1.jpg,m/1.png,train,x\ni/3.jpg,m/3.png,test,\n"
+    (tmp_path / "t.csv").write_text("path,mask,split,who\n" + rows)
     samples = read_masked(data(tmp_path / "t.csv", group_column="who"))
     assert [(s.name, s.part, s.group) for s in samples.samples] == [
         ("i/1.jpg", "train", "x"),

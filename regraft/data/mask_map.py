@@ -36,7 +36,8 @@ def find_mask_map(
         for found in pool.map(look, paths):
             looks.append(found)
             task.advance()
-    mask_map = map_of_looks(looks, kind, class_list=None if class_list is None else read_class_list(class_list), ignore=ignore)
+    listed = read_class_list(class_list) if class_list is not None else None
+    mask_map = map_of_looks(looks, kind, class_list=listed, ignore=ignore)
     if problems := [(look, reason) for look in looks if (reason := values_problem(look, mask_map))]:
         raise unfit(problems, mask_map)
     return mask_map

@@ -38,20 +38,20 @@ def read_masked_folders(data: Data) -> tuple[Found, tuple[Rejected, ...]]:
         images, masks = walk(place.images), walk(place.masks)
         below = _below(place.images, [other.masks for other in places])
         part_of = _parts(place, images, below)
-        found = _paired(place, [image for image in images.images if not image.startswith(below)], masks, data)
+        pairs = _paired(place, [image for image in images.images if not image.startswith(below)], masks, data)
         prefix = f"{place.images.relative_to(root).as_posix()}/" if place.images != root else ""
-        paths = [*(image for image, _ in found.paired), *found.without, *(image for image, _ in found.clashing)]
+        paths = [*(image for image, _ in pairs.paired), *pairs.without, *(image for image, _ in pairs.clashing)]
         names = dict(zip(paths, sample_names([prefix + image for image in paths]), strict=True))
         samples += [
             Sample(path=place.images / image, name=names[image], part=part_of[image], mask=place.masks / mask)
-            for image, mask in found.paired
+            for image, mask in pairs.paired
         ]
-        reasons = [*((image, "no mask of its name") for image in found.without), *found.clashing]
+        reasons = [*((image, "no mask of its name") for image in pairs.without), *pairs.clashing]
         rejected += [
             Rejected(path=place.images / image, name=names[image], code="no_mask", reason=why) for image, why in reasons
         ]
-        if found.unused:
-            notes.append(f"{count_of(len(found.unused), 'mask')} without an image left out: {listing(found.unused, 5)}")
+        if pairs.unused:
+            notes.append(f"{count_of(len(pairs.unused), 'mask')} without an image left out: {listing(pairs.unused, 5)}")
         notes += [*left_out_notes(images), *(f"among the masks: {note}" for note in left_out_notes(masks))]
     title = f"{shown(root.resolve().name)}/"
     every = Found(root=root, title=title, samples=tuple(sorted(samples, key=lambda s: s.name)), notes=tuple(notes))

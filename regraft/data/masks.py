@@ -15,7 +15,7 @@ by which a `MaskMap` knows classes:
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ SOFT_THRESHOLD: Final = 128
 _GREY: Final = 0x010101
 
 Colour = tuple[int, int, int]
-Pixels = NDArray[np.uint8] | NDArray[np.uint32] | NDArray[np.int64]
+Pixels = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,11 +191,10 @@ def _read(path: Path, name: str, grey: bool) -> tuple[MaskLook, Pixels]:
 def _numbers(image: Image.Image) -> tuple[Pixels, tuple[tuple[int, int], ...] | None]:
     """Pixels as numbers (H, W), and how many there are of each."""
     if image.mode == "RGB":
-        levels_HWC = np.asarray(image).astype(np.uint32)
+        red, green, blue = (np.asarray(image.getchannel(channel)).astype(np.uint32) for channel in range(3))
         found = image.getcolors(MOST_COLOURS)
-        counts = sorted((packed(colour), count) for count, colour in found) if found else None  # type: ignore[arg-type]
-        numbers = np.asarray(levels_HWC[..., 0] << 16 | levels_HWC[..., 1] << 8 | levels_HWC[..., 2], np.uint32)
-        return numbers, None if counts is None else tuple(counts)
+        colours = sorted((packed(colour), count) for count, colour in found) if found else None  # type: ignore[arg-type]
+        return red << 16 | green << 8 | blue, None if colours is None else tuple(colours)
     if image.mode in ("1", "L", "P"):
         counted = [(level, count) for level, count in enumerate(image.histogram()) if count]
         if image.mode == "1":
