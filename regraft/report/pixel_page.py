@@ -89,7 +89,7 @@ def _drawn(content: PixelReport, letters: int) -> str:
 
 
 def _ious(content: PixelReport) -> tuple[tuple[str, Interval], ...]:
-    rows = [(content.on, content.scores.iou)]
+    rows: list[tuple[str, Interval]] = [(content.on, content.scores.iou)]
     if content.validation is not None and content.on == "test":
         rows.append(("validation", content.validation.iou))
     if content.probe is not None:
