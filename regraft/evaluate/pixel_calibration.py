@@ -80,8 +80,7 @@ def reliability_of_pixels(
     cells_P = np.unique(unit_P, return_inverse=True)[1] * ECE_BINS + np.searchsorted(inner, claimed_P, side="left")
     rows = len(np.unique(unit_P))
     weights = (np.ones(len(claimed_P)), claimed_P, true_P.astype(np.float64))
-    counted, claimed, true = (np.bincount(cells_P, w, rows * ECE_BINS).reshape(rows, ECE_BINS) for w in weights)
-    return _bins(counted.astype(np.float64), claimed.astype(np.float64), true.astype(np.float64))
+    return _bins(*(np.bincount(cells_P, w, rows * ECE_BINS).reshape(rows, ECE_BINS).astype(np.float64) for w in weights))
 
 
 def _predictions(logits_PC: FloatArray, labels_P: NDArray[np.int64]) -> Predictions:

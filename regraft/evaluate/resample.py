@@ -1,7 +1,6 @@
 """95 % intervals for figures that are functions of sums over images: means, ratios, and means of ratios."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,13 +45,16 @@ def _lean(without_UF: NDArray[np.float64]) -> NDArray[np.float64]:
     """(F,) the acceleration, from the figures without each of the draws."""
     moves_UF = np.nan_to_num(_mean(without_UF) - without_UF)
     spread_F = (moves_UF**2).sum(axis=0)
-    lean_F = np.divide((moves_UF**3).sum(axis=0), 6 * spread_F**1.5, out=np.zeros_like(spread_F), where=spread_F > 0)
-    return np.asarray(lean_F, np.float64)
+    lean_F: NDArray[np.float64] = np.divide(
+        (moves_UF**3).sum(axis=0), 6 * spread_F**1.5, out=np.zeros_like(spread_F), where=spread_F > 0
+    )
+    return lean_F
 
 
-def _mean(values_UF: NDArray[np.float64]) -> NDArray[Any]:
+def _mean(values_UF: NDArray[np.float64]) -> NDArray[np.float64]:
     known_UF = ~np.isnan(values_UF)
-    return np.asarray(np.where(known_UF, values_UF, 0.0).sum(axis=0) / np.maximum(known_UF.sum(axis=0), 1))
+    sums_F = np.where(known_UF, values_UF, 0.0).sum(axis=0)
+    return np.asarray(sums_F / np.maximum(known_UF.sum(axis=0), 1), dtype=np.float64)
 
 
 def _ends(value: float, drawn_B: NDArray[np.float64], lean: float, point: float) -> tuple[float, float]:

@@ -45,10 +45,11 @@ class PixelReport:
 
     `scores` are of the headline: of test images, or of validation images `on` which something was chosen where none were held
     out; `images` the scores of each of these, in any order. `validation` are those of the validation images beside a test.
-    `probe` is the IoU of the solved per-pixel probe alone on the images of the headline. `measure` says what share `history`
-    calls right. `mask_map` are the lines that say how files of masks were read. `colours` ("#1f6a96") are those of the classes
-    in the pictures. `searched` images were searched for `copies`, `masks` are those to look at; `without_copies` scores the
-    test images that show nothing known from training. `reliability` is of the headline's pixels.
+    `probe` is the IoU of the solved per-pixel probe alone on the images of the headline. `measure` names the share that
+    `history` has as accuracy ("mean IoU"). `mask_map` are the lines that say how files of masks were read. `colours`
+    ("#1f6a96") are those of the classes in the pictures. `searched` images were searched for `copies`, `masks` are those to
+    look at; `without_copies` scores the test images that show nothing known from training. `reliability` is of the headline's
+    pixels.
     """
 
     run: Path
@@ -70,7 +71,7 @@ class PixelReport:
     validation: PixelScores | None = None
     probe: Interval | None = None
     history: History | None = None
-    measure: str = "of pixels right"
+    measure: str = "pixels right"
     calibrated: PixelCalibrated | None = None
     reliability: tuple[ReliabilityBin, ...] = ()
     threshold: ThresholdChoice | None = None

@@ -11,7 +11,7 @@ from regraft.evaluate.interval import Z_95
 from regraft.report.advice import SENTENCES
 from regraft.report.pixel_content import PixelReport
 from regraft.report.text import NBSP, count, counted, percent, plain, points, short, span
-from regraft.segments import OBJECT, PixelScores
+from regraft.segments import PixelScores
 from regraft.values import History, Interval
 
 WIDE = 0.03  # half an interval of the IoU, beyond which more images to judge with are worth having
@@ -73,7 +73,7 @@ def leaked_words(content: PixelReport) -> str:
 def training_verdict(history: History, measure: str) -> str:
     """Is it better than the solved probe, on validation images that neither had seen?"""
     figures = (
-        f"{percent(history.accuracy.value)} {measure} against {percent(history.solved.value)} on the same "
+        f"{plain(measure)} {percent(history.accuracy.value)} against {percent(history.solved.value)} on the same "
         f"{counted(history.validation, 'validation image')}"
     )
     sure = history.gain_se > 0 and abs(history.gain) > Z_95 * history.gain_se
@@ -213,13 +213,9 @@ def _faults(content: PixelReport) -> Iterator[str]:
 
 
 def _chances(content: PixelReport) -> Iterator[str]:
-    scores, history = content.scores, content.history
-    if history is None or content.strategy == "head":
-        yield (
-            "Train deeper: --strategy partial:2 goes on from here with the last stages of the network, so far as they were."
-        )
-    elif history.chosen == len(history.epochs) and history.epochs:
-        yield "Train longer: the last epoch was the best, so more of them (--epochs) may be better still."
+    scores = content.scores
+    if content.history is None or content.strategy == "head":
+        yield "Train deeper: --strategy partial:2 goes on with the last stages of the network, which so far is as it was."
     yield from _weakest(scores)
     half = (scores.iou.high - scores.iou.low) / 2
     if half > WIDE:
@@ -240,8 +236,8 @@ def _weakest(scores: PixelScores) -> Iterator[str]:
     worst, median = min(rows, key=lambda row: row.iou.value), float(np.median([row.iou.value for row in rows]))
     if worst.iou.high < median:
         yield (
-            f"Add images with {_shown(worst.name)}, the weakest class: its IoU is {percent(worst.iou.value)}, that of the "
-            f"middle one of the classes {percent(median)}. It is in {counted(worst.images, 'image')} of {count(scores.n)} here."
+            f"Add images with {_shown(worst.name)}, the weakest class: its IoU is {percent(worst.iou.value)}, the median of "
+            f"the classes {percent(median)}. It is in {counted(worst.images, 'image')} of {count(scores.n)} here."
         )
 
 
@@ -260,7 +256,7 @@ def _limits(content: PixelReport) -> Iterator[str]:
     yield "The scores hold for images of the kind that it was judged on. Of other cameras, places or styles they say nothing."
     if scores.iou.low <= scores.baseline:
         yield f"It is not clearly better than a fixed answer, which would have a mean IoU of {percent(scores.baseline)}."
-    poor = [row for row in scores.per_class if row.pixels and row.iou.value < POOR and row.name != OBJECT]
+    poor = [row for row in scores.per_class if row.pixels and row.iou.value < POOR]
     if scores.kind == "semantic" and poor:
         yield f"Of {counted(len(poor), 'class', 'classes')} the IoU is below one half: {_names([row.name for row in poor])}."
     unseen = [row.name for row in scores.per_class if not row.pixels]

@@ -57,14 +57,12 @@ def phases(history: History) -> tuple[tuple[int, int, int], ...]:
     return tuple((number, min(epochs), max(epochs)) for number, epochs in of.items())
 
 
-def curves_figure(history: History, measure: str = "right") -> Markup:
+def curves_figure(history: History, measure: str = "share right") -> Markup:
     """Loss, share right and learning rates by epoch, of training and validation images; the epoch that was kept is ringed.
 
-    Every other phase of a training that has several is shaded. `measure` says what the share is of.
+    Every other phase of a training that has several is shaded. `measure` says what is right.
     """
-    words = (
-        f"Loss and share {measure} of {len(history.epochs)} epochs; kept: epoch {history.chosen}; the numbers are in the table"
-    )
+    words = f"Loss and {measure} of {len(history.epochs)} epochs; kept: epoch {history.chosen}; the numbers are in the table"
     drawing = Drawing(WIDTH, RATES[1] + 44, words)
     x = linear((0, len(history.epochs)), (LEFT + 8, RIGHT - 8))
     _bands(drawing, history, x)
@@ -77,7 +75,7 @@ def curves_figure(history: History, measure: str = "right") -> Markup:
     seen = [(e.number, e.accuracy) for e in history.epochs]
     judged = [(0, history.start_accuracy), *((e.number, e.validation_accuracy) for e in history.epochs)]
     shares = [history.solved.value, *(value for _, value in (*seen, *judged))]
-    y = _axis(drawing, shares, ACCURACY, f"{measure}, %", lambda tick: f"{100 * tick:.0f}", ceiling=1.0)
+    y = _axis(drawing, shares, ACCURACY, f"{measure.removeprefix('share ')}, %", lambda tick: f"{100 * tick:.0f}", ceiling=1.0)
     drawing.line((LEFT, y(history.solved.value)), (RIGHT, y(history.solved.value)), "base")
     _curve(drawing, seen, x, y, "one", "training", percent)
     _curve(drawing, judged, x, y, "two", "validation", percent, history.chosen)
