@@ -48,7 +48,7 @@ class Standardise(nn.Module):
             # One pass over the map: a factor and a shift for each channel.
             torch.addcmul(shift.view(-1, 1, 1), as_map(value, level, *self.image).to(factor.dtype), one.view(-1, 1, 1))
             for value, level, one, shift in zip(
-                values, self.levels, factor.split(widths), (-self.mean * factor).split(widths), strict=True
+                values, self.levels, torch.split(factor, widths), torch.split(-self.mean * factor, widths), strict=True
             )
         ]
         return maps
@@ -101,7 +101,7 @@ class PixelProbe(nn.Module):
         widths = [level.channels for level in levels]
         linear = PerPixelLinear(widths, len(bias_C))
         with torch.no_grad():
-            weights = torch.from_numpy(np.asarray(weight_CD)).float().split(widths, dim=1)
+            weights = torch.split(torch.from_numpy(np.asarray(weight_CD)).float(), widths, dim=1)
             for part, weight in zip(linear.parts, weights, strict=True):
                 cast(nn.Conv2d, part).weight.copy_(weight[:, :, None, None])
             linear.bias.copy_(torch.from_numpy(np.asarray(bias_C)))

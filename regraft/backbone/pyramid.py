@@ -98,7 +98,7 @@ def as_map(value: Tensor, level: Level, height: int, width: int) -> Tensor:
     rows, columns = grid_of(height, width, level.stride)
     if value.shape[1] != rows * columns + level.extra_tokens:
         raise ValueError(f"{value.shape[1]} tokens of {level.stage} are not {rows} x {columns} and {level.extra_tokens} more")
-    return value[:, level.extra_tokens :].transpose(1, 2).unflatten(2, (rows, columns))
+    return value[:, level.extra_tokens :].transpose(1, 2).reshape(len(value), -1, rows, columns)
 
 
 def _adaptive(backbone: Backbone, stage: Stage) -> bool:
