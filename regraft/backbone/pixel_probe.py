@@ -101,8 +101,8 @@ class PixelProbe(nn.Module):
         widths = [level.channels for level in levels]
         linear = PerPixelLinear(widths, len(bias_C))
         with torch.no_grad():
-            weights = torch.from_numpy(np.asarray(weight_CD)).float()
-            for part, weight in zip(linear.parts, torch.split(weights, widths, dim=1), strict=True):
+            weights = torch.split(torch.from_numpy(np.asarray(weight_CD)).float(), widths, dim=1)
+            for part, weight in zip(linear.parts, weights, strict=True):
                 cast(nn.Conv2d, part).weight.copy_(weight[:, :, None, None])
             linear.bias.copy_(torch.from_numpy(np.asarray(bias_C)))
         return cls(Standardise(levels, *size, mean_D, scale_D), linear, size)

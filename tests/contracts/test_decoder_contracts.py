@@ -1,6 +1,7 @@
 """Every decoder on networks of three layouts: a convolutional one, a pyramid transformer, a plain transformer."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -183,43 +184,35 @@ def test_what_is_beyond_the_edge_is_background_and_is_cut_off_again(given: Given
     assert torch.allclose(segmenter(image), segmenter(whole)[..., left : left + image.shape[3]], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("spec", "any_size"),
-    [
-        ("efficientnet_lite0", True),
-        ("timm:resnet18", True),
-        ("timm:convnext_atto", True),
-        ("torchvision:swin_t", True),
-        ("timm:tiny_vit_5m_224", False),
-    ],
-)
-def test_a_record_is_used_for_other_sizes_only_where_it_gives_what_the_network_gives(spec: str, any_size: bool) -> None:
-    backbone = load_backbone(spec, weights="none", size=SIDE if any_size else None)
-    levels = pyramid_of(backbone)
-    assert takes_any_size(backbone, levels) == any_size
-    if not any_size:
-        return
+@pytest.mark.parametrize("spec", ["efficientnet_lite0", "timm:resnet18", "timm:convnext_atto", "torchvision:swin_t"])
+def test_at_another_size_the_record_gives_what_hooks_see(spec: str) -> None:
+    backbone = load_backbone(spec, weights="none", size=SIDE)
+    assert takes_any_size(backbone, pyramid_of(backbone))
+    layers = dict(backbone.module.named_modules())
+    levels = [level for level in pyramid_of(backbone) if level.stage in layers]
     images, seen = torch.randn(1, 3, 96, 160), dict[str, Tensor]()
-    blocks = [level for level in levels if isinstance(_module(backbone, level.stage), nn.Sequential)]
-    hooks = [
-        backbone.module.get_submodule(level.stage).register_forward_hook(
-            lambda _, __, value, name=level.stage: seen.__setitem__(name, value)
-        )
-        for level in blocks
-    ]
+    hooks = [layers[level.stage].register_forward_hook(keeper(seen, level.stage)) for level in levels]
     with torch.no_grad():
         backbone.module(images)
         [hook.remove() for hook in hooks]
-        values = prefix_of(backbone, pyramid_boundary(backbone, blocks))(images)
-    assert len(blocks) >= 3
-    assert all(torch.equal(value, seen[level.stage]) for value, level in zip(values, blocks, strict=True))
+        values = prefix_of(backbone, pyramid_boundary(backbone, levels))(images)
+    assert len(levels) >= 3
+    assert all(torch.equal(value, seen[level.stage]) for value, level in zip(values, levels, strict=True))
 
 
-def _module(backbone: Backbone, path: str) -> nn.Module | None:
-    try:
-        return backbone.module.get_submodule(path)
-    except AttributeError:
-        return None
+def keeper(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, object, Tensor], None]:
+    def keep(_: nn.Module, __: object, value: Tensor) -> None:
+        seen[name] = value.clone()
+
+    return keep
+
+
+def test_a_network_of_one_size_is_not_asked_for_another() -> None:
+    small = {"img_size": SIDE, "embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
+    backbone = load_backbone(timm.create_model("swin_tiny_patch4_window7_224", num_classes=5, **small), size=SIDE)
+    levels = pyramid_of(backbone)
+    assert [level.stride for level in levels] == [4, 8, 16, 32]
+    assert not takes_any_size(backbone, levels)
 
 
 def test_says_which_decoders_there_are(given: Given) -> None:
