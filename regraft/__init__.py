@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from regraft.evidence.explain import explain
     from regraft.findings import Audit
     from regraft.fitted import Fitted, pretrained
+    from regraft.fitted_pixels import FittedPixels
     from regraft.ranking import rank
     from regraft.recipe import Data, Own, Recipe
     from regraft.report.write import rebuild_report
@@ -60,6 +61,7 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "Fitted",
+    "FittedPixels",
     "Full",
     "Gradual",
     "Head",
@@ -115,6 +117,7 @@ _HOMES = {
     "regraft.evidence.explain": ("explain",),
     "regraft.findings": ("Audit",),
     "regraft.fitted": ("Fitted", "pretrained"),
+    "regraft.fitted_pixels": ("FittedPixels",),
     "regraft.ranking": ("rank",),
     "regraft.recipe": ("Data", "Own", "Recipe"),
     "regraft.report.write": ("rebuild_report",),

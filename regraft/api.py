@@ -11,11 +11,13 @@ from regraft.errors import UsageError
 from regraft.extending import extend as run_extend
 from regraft.findings import Audit
 from regraft.fitted import Fitted
+from regraft.fitted_pixels import FittedPixels
 from regraft.pipeline import fit as run_pipeline
+from regraft.pixel_pipeline import fit as run_pixels
 from regraft.place import next_to, place_run, reserved
 from regraft.progress import Progress, Silent
-from regraft.recipe import DEFAULT_BACKBONE, Data, Device, Own, Recipe
-from regraft.saved import load
+from regraft.recipe import DEFAULT_BACKBONE, DEFAULT_LOSS, Data, Device, Own, Recipe
+from regraft.saved import load_any
 from regraft.strategies import Auto, Full, Gradual, Head, Norm, Partial, Scratch, Strategy
 from regraft.train.checkpoints import Resume
 
@@ -69,11 +71,16 @@ def fit(
     max_error: float | None = None,
     coverage: float | None = None,
     exclude: str | Path | None = None,
+    decoder: str = "auto",
+    loss: str = DEFAULT_LOSS,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = Silent(),
-) -> Fitted:
+) -> Fitted | FittedPixels:
     """Fit a classifier on labelled images and write its run folder; `summary` of the result says how good it is.
+
+    Where `data` is a `Data` with the task "saliency" or "semantic", every pixel has an answer: what comes back is a
+    `FittedPixels`, and `decoder` and `loss` are those of `Recipe`.
 
     `data` is a folder of class folders or a CSV or Parquet table; a `Data` says more about how to read it. `test` is "auto"
     (what `data` says: by default its own test part, else 20 % held out), "none" or another folder or table. `out` is runs/NAME
@@ -115,17 +122,20 @@ def fit(
         tensorboard=tensorboard,
         max_error=max_error,
         coverage=coverage,
+        decoder=decoder,
+        loss=loss,
     )
     place = place_run(chosen.path, None if out is None else Path(out), overwrite=overwrite, resume=resume)
     if place.finished:
         progress.note(f"{place.folder} is finished already: nothing to go on with")
         # Code of the user's own is named again by the call itself.
         head = strategy.module if isinstance(strategy, Head) else None
-        return load(place.folder, backbone=None if backbone == DEFAULT_BACKBONE else backbone, head=head, trust=trust)
+        return load_any(place.folder, backbone=None if backbone == DEFAULT_BACKBONE else backbone, head=head, trust=trust)
     if place.note:
         progress.note(place.note)
     with reserved(place.folder):
-        return run_pipeline(recipe, place.folder, resume=Resume() if resume else None, progress=progress)
+        run = run_pipeline if chosen.task == "classification" else run_pixels
+        return run(recipe, place.folder, resume=Resume() if resume else None, progress=progress)
 
 
 def audit(

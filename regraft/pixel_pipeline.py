@@ -40,9 +40,10 @@ def fit(
     recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str = "", progress: Progress = Silent()
 ) -> FittedPixels:
     """Run the whole job and write the run folder `out`; the result's `summary` says all of it. Raises each stage's errors."""
+    _check_supported(recipe)
     clock = Clock()
-    ready = prepare_pixels(recipe, clock, progress)
     strategy = _strategy(recipe)
+    ready = prepare_pixels(recipe, clock, progress)
     data = fingerprint(*_identified(ready))
     with clock("training" if strategy else "head"):
         told = Curves(out, tensorboard=recipe.tensorboard)
@@ -79,9 +80,25 @@ class _Scored:
     plain_threshold: float
 
 
+def _check_supported(recipe: Recipe) -> None:
+    """Raise UsageError for what is made for classes of images alone."""
+    unused = {
+        "--from RUN": recipe.go_on_from is not None,
+        "--tta": recipe.tta,
+        "--max-error": recipe.max_error is not None,
+        "--coverage": recipe.coverage is not None,
+    }
+    for option, given in unused.items():
+        if given:
+            got = f"--task {recipe.data.task}"
+            raise UsageError(expected=f"{option} with --task classification", got=got, fix="leave it out")
+
+
 def _strategy(recipe: Recipe) -> Trained | None:
     """What is to be trained; None for the probe alone."""
     chosen = recipe.strategy
+    if isinstance(chosen, Decoding):
+        return None if recipe.decoder == PROBE_ALONE else chosen
     if isinstance(chosen, Auto):
         raise UsageError(
             expected=f"--strategy head, partial:N, full, gradual or norm for {recipe.data.task}",

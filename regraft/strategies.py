@@ -350,7 +350,7 @@ class Decoding(Training):
     epochs: int = 20
     augment: Augment = "light"
     views: int = 4
-    batch_size: int = 16
+    batch_size: int = 8
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)

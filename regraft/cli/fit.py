@@ -310,6 +310,7 @@ def fit(
                 start="random" if start == "random" else None,
             ),
             freeze=tuple(freeze or ()),
+            pixels=task != "classification",
         ),
         size=size,
         seed=seed,

@@ -7,6 +7,7 @@ from regraft.errors import UsageError
 from regraft.strategies import (
     Auto,
     Balance,
+    Decoding,
     Features,
     Full,
     Gradual,
@@ -20,6 +21,10 @@ from regraft.strategies import (
 
 _NAMES = "head, partial:N, norm, full, gradual, gradual:EPOCHS, scratch or auto"
 _PLAIN: dict[str, type[Trained]] = {"norm": Norm, "full": Full, "scratch": Scratch}
+
+
+# Sets of images with masks are small, and each image has many answers: more steps of fewer images.
+OF_PIXELS: dict[str, Any] = {"epochs": 20, "batch_size": 8, "mixup": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,14 +54,25 @@ def strategy_of(
     head: str | None = None,
     training: TrainingOptions = TrainingOptions(),
     freeze: tuple[str, ...] = (),
+    pixels: bool = False,
 ) -> Strategy:
-    """The strategy of that name. Raises UsageError for another, and for an option that it has no use for."""
+    """The strategy of that name; `pixels`: for a task whose every pixel has an answer.
+
+    Raises UsageError for another, and for an option that it has no use for.
+    """
     given = training.given()
+    if text == "head" and pixels:
+        _check_use(text, "--freeze", given=bool(freeze), other="a strategy that trains more: partial:N, full or scratch")
+        _check_use(text, "--head", given=head is not None, other="--task classification")
+        return replace(Decoding(), **given, balance=balance)
     if text == "head":
         _check_use(text, "--freeze", given=bool(freeze), other="a strategy that trains more: partial:N, full or scratch")
         how = replace(Head(module=head).how, **given, balance=balance) if given else None
         return Head(features=features, balance=balance, module=head, training=how)
     strategy = _named(text)
+    if pixels and not isinstance(strategy, Auto):
+        own = {"epochs"} if isinstance(strategy, Gradual) else set()
+        strategy = replace(strategy, **{name: value for name, value in OF_PIXELS.items() if name not in own})
     _check_use(text, "--head", given=head is not None, other="--strategy head")
     if isinstance(strategy, Auto):
         for option in ("epochs", "start"):
