@@ -12,7 +12,7 @@ from mask_files import half, save, save_image
 
 from regraft.data.masked import read_masked, read_masked_evaluation
 from regraft.data.masks import read_labels
-from regraft.data.settle import settle_masks
+from regraft.data.settle import settle_masks, settle_test
 from regraft.data.split import keep_together, split_samples
 from regraft.errors import DataUnusable, RegraftError, TooFewImages, TooManyUnreadable, UsageError
 from regraft.recipe import Data
@@ -281,6 +281,15 @@ def test_a_separate_test_set(tmp_path: Path) -> None:
     split = split_samples(samples, given, 0, read_test=read_masked_evaluation)
     assert [(s.name, s.mask and s.mask.parent.name) for s in split.test] == [("7.jpg", "more-masks"), ("8.jpg", "more-masks")]
     assert (len(split.train), split.classes, split.notes) == (6, found.classes, ())
+    save(tmp_path / "more-masks/7.png", half(0, 1))
+    settled, of_test = settle_test(split, given, found)
+    assert of_test.words == ("0 -> background", "1 -> object", "255 -> object")
+    assert settled.notes == ("test: pixels in masks: background 50.0 %, object 50.0 %",)
+    save(tmp_path / "more-masks/7.png", half(0, 1, width=8))
+    with pytest.raises(DataUnusable, match=r"7\.png has 8 x 4 pixels, the image 7\.jpg 6 x 4"):
+        settle_test(split, given, found)
+    own = data(tmp_path / "photos", masks=tmp_path / "masks")
+    assert settle_test(split, own, found) == (split, found)
 
 
 def test_the_name_of_a_folder_serves_for_the_test_set_too(tmp_path: Path) -> None:

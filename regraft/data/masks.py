@@ -33,7 +33,6 @@ SOFT_THRESHOLD: Final = 128
 _GREY: Final = 0x010101
 
 Colour = tuple[int, int, int]
-Pixels = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +62,7 @@ def read_labels(path: Path, mask_map: MaskMap, name: str = "") -> NDArray[np.uin
     Raises ImageRejected for a file that cannot be decoded, and with the code "mask_values" for one that holds what the map
     does not know.
     """
-    look, numbers_HW = _read(path, name, mask_map.kind == "saliency")
+    look, image = _read(path, name, mask_map.kind == "saliency")
     if reason := values_problem(look, mask_map):
         raise ImageRejected(
             code="mask_values",
@@ -73,12 +72,13 @@ def read_labels(path: Path, mask_map: MaskMap, name: str = "") -> NDArray[np.uin
         )
     classes = classes_of(mask_map)
     code_of = coding(look, mask_map.kind, by_colour=bool(mask_map.colours))
-    numbers = np.array([number for number, _ in look.counts or ()])
+    numbers, numbers_HW = np.array([number for number, _ in look.counts or ()]), _numbers(image)
     labels = np.array([classes[code] for number in numbers if (code := code_of(int(number))) is not None], np.uint8)
     if numbers.min() >= 0 and numbers.max() < 1 << 16:
         table = np.full(int(numbers.max()) + 1, IGNORE, np.uint8)
         table[numbers] = labels
-        return table[numbers_HW]
+        labels_HW: NDArray[np.uint8] = table[numbers_HW]
+        return labels_HW
     return labels[np.searchsorted(numbers, numbers_HW)]
 
 
@@ -170,39 +170,42 @@ def said(codes: list[int], *, by_colour: bool) -> str:
     return listing([unpacked(code) if by_colour else code for code in codes], 12)
 
 
-def _read(path: Path, name: str, grey: bool) -> tuple[MaskLook, Pixels]:
+def _read(path: Path, name: str, grey: bool) -> tuple[MaskLook, Image.Image]:
     decoded = decode_mask(path, name)
     image = decoded.pixels
     if grey and decoded.format == "JPEG":
         image = image.convert("L")
-    numbers_HW, counts = _numbers(image)
     look = MaskLook(
         path=path,
         name=name or printable(path),
         size=image.size,
         format=decoded.format,
         mode=image.mode,
-        counts=counts,
+        counts=_counts(image),
         palette=_palette(image) if image.mode == "P" else (),
     )
-    return look, numbers_HW
+    return look, image
 
 
-def _numbers(image: Image.Image) -> tuple[Pixels, tuple[tuple[int, int], ...] | None]:
-    """Pixels as numbers (H, W), and how many there are of each."""
+def _counts(image: Image.Image) -> tuple[tuple[int, int], ...] | None:
+    """The numbers in an image, and how many there are of each."""
+    if image.mode == "RGB":
+        found = image.getcolors(MOST_COLOURS)
+        return tuple(sorted((packed(colour), count) for count, colour in found)) if found else None  # type: ignore[arg-type]
+    if image.mode in ("1", "L", "P"):
+        step = 255 if image.mode == "1" else 1
+        return tuple((level // step, count) for level, count in enumerate(image.histogram()) if count)
+    values, times = np.unique(np.asarray(image).astype(np.int64), return_counts=True)
+    return tuple(zip(values.tolist(), times.tolist(), strict=True))
+
+
+def _numbers(image: Image.Image) -> NDArray[np.integer[Any]]:
+    """Pixels as numbers, (H, W)."""
     if image.mode == "RGB":
         red, green, blue = (np.asarray(image.getchannel(channel)).astype(np.uint32) for channel in range(3))
-        found = image.getcolors(MOST_COLOURS)
-        colours = sorted((packed(colour), count) for count, colour in found) if found else None  # type: ignore[arg-type]
-        return red << 16 | green << 8 | blue, None if colours is None else tuple(colours)
-    if image.mode in ("1", "L", "P"):
-        counted = [(level, count) for level, count in enumerate(image.histogram()) if count]
-        if image.mode == "1":
-            counted = [(level // 255, count) for level, count in counted]
-        return np.asarray(image).astype(np.uint8, copy=False), tuple(counted)
-    numbers_HW = np.asarray(image).astype(np.int64)
-    values, times = np.unique(numbers_HW, return_counts=True)
-    return numbers_HW, tuple(zip(values.tolist(), times.tolist(), strict=True))
+        return red << 16 | green << 8 | blue
+    numbers_HW = np.asarray(image)
+    return numbers_HW.astype(np.uint8 if image.mode in ("1", "L", "P") else np.int64, copy=False)
 
 
 def _palette(image: Image.Image) -> tuple[int, ...]:

@@ -10,12 +10,13 @@ from regraft.data.mask_map import FIRST, TASK, map_of_looks, map_to_judge
 from regraft.data.masked import set_aside_notes
 from regraft.data.masks import MaskLook, labels_in, look_at_mask, values_problem
 from regraft.data.names import count_of, listing, printable, shown
+from regraft.data.read import test_source
 from regraft.data.scan import scan_images
 from regraft.errors import DataUnusable, ImageRejected, UsageError
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data
 from regraft.segments import IGNORE, MaskMap
-from regraft.values import Rejected, Sample, Samples
+from regraft.values import Rejected, Sample, Samples, Split
 
 SIZE, VALUES, IGNORED = "mask_size", "mask_values", "mask_ignored"
 
@@ -72,6 +73,20 @@ def settle_masks(
         ),
         mask_map,
     )
+
+
+def settle_test(split: Split, data: Data, mask_map: MaskMap, *, progress: Progress = Silent()) -> tuple[Split, MaskMap]:
+    """The same for the images of a separate test set, and what their masks mean; without one, the split and the map as given.
+
+    Raises as `settle_masks` does.
+    """
+    source = test_source(data)
+    if source is None:
+        return split, mask_map
+    root = source if source.is_dir() else source.parent
+    test, found = settle_masks(Samples(root=root, samples=split.test, classes=()), data, like=mask_map, progress=progress)
+    notes = (*split.notes, *(f"test: {note}" for note in test.notes))
+    return replace(split, test=test.samples, rejected=(*split.rejected, *test.rejected), notes=notes), found
 
 
 def _called(sample: Sample, samples: Samples) -> str:
