@@ -175,13 +175,15 @@ def test_a_segmenter_at_its_window_gives_what_the_decoder_gives_on_the_pyramid(g
     assert segmenter.any_size == (given.levels[0].layout != "tokens")
 
 
-def test_what_is_beyond_the_edge_is_background_and_is_cut_off_again(given: Given) -> None:
+@pytest.mark.parametrize("size", [(SIDE, SIDE // 2 + 1), (SIDE // 2 + 1, SIDE)])
+def test_what_is_beyond_the_edge_is_background_and_is_cut_off_again(size: tuple[int, int], given: Given) -> None:
     segmenter = Segmenter(given.backbone, given.levels, given.probe())
-    image = torch.randn(1, 3, SIDE, SIDE // 2 + 1)
+    top, left = (0, 0) if segmenter.any_size else ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2)
+    inside = (..., slice(top, top + size[0]), slice(left, left + size[1]))
+    image = torch.randn(1, 3, *size)
     whole = background_of(given.backbone.preprocess).expand(1, 3, SIDE, SIDE).clone()
-    left = 0 if segmenter.any_size else (SIDE - image.shape[3]) // 2
-    whole[..., left : left + image.shape[3]] = image
-    assert torch.allclose(segmenter(image), segmenter(whole)[..., left : left + image.shape[3]], atol=1e-5)
+    whole[inside] = image
+    assert torch.allclose(segmenter(image), segmenter(whole)[inside], atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", ["efficientnet_lite0", "timm:resnet18", "timm:convnext_atto", "torchvision:swin_t"])
