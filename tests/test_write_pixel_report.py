@@ -118,7 +118,7 @@ def test_it_says_how_good_how_sure_and_what_is_wrong(tmp_path: Path, kind: str) 
     assert f"{said} (95 % interval {100 * iou.low:.1f} to {100 * iou.high:.1f} %)." in page.text
     assert f"The best fixed answer, one class for every pixel, would have {100 * content.scores.baseline:.1f} %" in page.text
     for needed in (
-        "than the solved probe that training began with (31.0 %)",
+        "which training began with, has 31.0 % on the same images: training brought",
         "the two agree within chance",
         "1 test image shows the same as a training image. On the other 8",
         "1 far from the answer of a model that had not seen it, 1 nothing but background",

@@ -192,7 +192,8 @@ def _figures(sums: Floats, kind: Kind) -> Floats:
 
 
 def _interval(value: float, low: float, high: float, *, draws: int, n: int) -> Interval:
-    """Where all draws are alike none drawn again would differ: then as of a share of which all were right, or none."""
+    """A share, with ends in 0..1. Where all draws are alike, as of a share of which all were right, or none."""
+    low, high = (float(np.clip(end, 0.0, 1.0)) for end in (low, high))
     if draws > 1 and value == 1.0:
         low = min(low, wilson(draws, draws).low)
     if draws > 1 and value == 0.0:

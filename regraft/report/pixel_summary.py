@@ -139,10 +139,10 @@ def _paid(content: PixelReport) -> str:
     if content.probe is None or content.history is None:
         return ""
     gap = content.scores.iou.value - content.probe.value
-    probe = f"the solved probe that training began with ({percent(content.probe.value)})"
+    start = f"The solved per-pixel probe, which training began with, has {percent(content.probe.value)} on the same images: "
     if abs(gap) < 5e-4:
-        return f"That is as good as {probe}."
-    return f"That is {points(gap)} {'more' if gap > 0 else 'less'} than {probe}."
+        return start + "training changed nothing."
+    return start + f"training {'brought' if gap > 0 else 'cost'} {points(gap)}."
 
 
 def _spread(content: PixelReport) -> str:
@@ -224,8 +224,6 @@ def _chances(content: PixelReport) -> Iterator[str]:
             f"Judge with more images: {counted(scores.n, 'image')} leave the result uncertain by {half * 100:.0f}{NBSP}points "
             f"either way; about {count(4 * scores.n)} {what} would halve that."
         )
-    if far := [one for one in content.masks if one.what == "disagrees"]:
-        yield f"Mend the {counted(len(far), 'mask')} that disagree most and fit again: wrong masks teach what is wrong."
 
 
 def _weakest(scores: PixelScores) -> Iterator[str]:
