@@ -12,7 +12,7 @@ from regraft.evaluate.calibration import chance_calibration_error
 from regraft.evaluate.table import read_predictions
 from regraft.fitted import Fitted
 from regraft.inputs import expand_inputs
-from regraft.saved import load
+from regraft.saved import load_classifier
 
 CACHE = "trust"
 # What no model of stamps was ever shown.
@@ -56,7 +56,7 @@ def rejection(bench: Bench) -> list[Row]:
     for seed in range(1 if bench.quick else 3):
         data = split_again(bench.set("stamps"), bench.scratch / "splits" / f"stamps-{seed}", seed)
         fit(bench, data, CACHE)
-        fitted = load(bench.scratch / "runs" / data.name)
+        fitted = load_classifier(bench.scratch / "runs" / data.name)
         near = distances(fitted, data / "test")
         own.append(100 * float((near > (fitted.thresholds.distance or np.inf)).mean()))
         for name in FOREIGN:

@@ -17,7 +17,7 @@ from regraft.pixel_pipeline import fit as run_pixels
 from regraft.place import next_to, place_run, reserved
 from regraft.progress import Progress, Silent
 from regraft.recipe import DEFAULT_BACKBONE, DEFAULT_LOSS, Data, Device, Own, Recipe
-from regraft.saved import load_any
+from regraft.saved import load
 from regraft.strategies import Auto, Full, Gradual, Head, Norm, Partial, Scratch, Strategy
 from regraft.train.checkpoints import Resume
 
@@ -130,7 +130,7 @@ def fit(
         progress.note(f"{place.folder} is finished already: nothing to go on with")
         # Code of the user's own is named again by the call itself.
         head = strategy.module if isinstance(strategy, Head) else None
-        return load_any(place.folder, backbone=None if backbone == DEFAULT_BACKBONE else backbone, head=head, trust=trust)
+        return load(place.folder, backbone=None if backbone == DEFAULT_BACKBONE else backbone, head=head, trust=trust)
     if place.note:
         progress.note(place.note)
     with reserved(place.folder):

@@ -28,7 +28,7 @@ from regraft.pipeline import complete
 from regraft.prepare import Prepared, described, looks_of, numbered, solve
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device, Recipe
-from regraft.saved import load
+from regraft.saved import load_classifier
 from regraft.strategies import Head
 from regraft.train.observed import observe
 from regraft.values import Sample, Split
@@ -64,7 +64,7 @@ def extend(
     clock = Clock()
     cache = cache or default_folder()
     with clock("backbone"):
-        earlier, config = load(run), read_config(run)
+        earlier, config = load_classifier(run), read_config(run)
         _check_solved(run, earlier, config)
         kept = read_images(run)
     with clock("data"):

@@ -30,7 +30,7 @@ from regraft.findings import Alike, Copies
 from regraft.memo import key_of, remembered
 from regraft.progress import Progress, Silent
 from regraft.recipe import DEFAULT_BACKBONE, Recipe
-from regraft.saved import load
+from regraft.saved import load_classifier
 from regraft.strategies import Auto, Head, Strategy
 from regraft.task.classify import targets_of
 from regraft.train.chance import seeded
@@ -150,7 +150,7 @@ def _for_small_images(recipe: Recipe, backbone: Backbone, split: Split, progress
 def _network_of(recipe: Recipe, run: Path, progress: Progress) -> Backbone:
     """The network of an earlier run; its head is solved anew."""
     named = None if recipe.backbone == DEFAULT_BACKBONE else recipe.backbone
-    earlier = load(run, backbone=named, trust=recipe.trust)
+    earlier = load_classifier(run, backbone=named, trust=recipe.trust)
     for note in earlier.notes:
         progress.note(note)
     return earlier.backbone

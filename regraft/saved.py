@@ -152,15 +152,15 @@ def _features_record(backbone: Backbone, head: HeadWeights | OwnHead) -> Feature
     return FeaturesRecord(kind="stages" if head.taps else "last", taps=head.taps, width=int(head.weight_KD.shape[1]))
 
 
-def load(
+def load_classifier(
     folder: str | Path,
     *,
     backbone: str | Own | nn.Module | None = None,
     head: MadeBy | str | None = None,
     trust: bool = False,
 ) -> Fitted:
-    """`load_any` for a run that classifies. Raises UsageError for another one."""
-    found = load_any(folder, backbone=backbone, head=head, trust=trust)
+    """`load` for a run that classifies. Raises UsageError for another one."""
+    found = load(folder, backbone=backbone, head=head, trust=trust)
     if isinstance(found, FittedPixels):
         raise UsageError(
             expected="a run that classifies images",
@@ -170,7 +170,7 @@ def load(
     return found
 
 
-def load_any(
+def load(
     folder: str | Path,
     *,
     backbone: str | Own | nn.Module | None = None,

@@ -110,7 +110,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.Ca
         assert Path(folder).name == model.kind
         return model
 
-    monkeypatch.setitem(sys.modules, "regraft.saved", SimpleNamespace(load_any=load, load=load))
+    monkeypatch.setitem(sys.modules, "regraft.saved", SimpleNamespace(load=load, load_classifier=load))
     monkeypatch.chdir(tmp_path)
     for kind in ("saliency", "semantic", "classification"):
         (tmp_path / "runs" / kind).mkdir(parents=True)

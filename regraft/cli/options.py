@@ -131,17 +131,17 @@ def open_run(run: str, *, backbone: str | None = None, head: str | None = None, 
             fix="make one: regraft fit photos/",
         )
     with importing():
-        from regraft.saved import load
+        from regraft.saved import load_classifier
 
-    return load(run, backbone=backbone, head=head, trust=trust)
+    return load_classifier(run, backbone=backbone, head=head, trust=trust)
 
 
 def open_pixels(run: str, *, backbone: str | None = None, head: str | None = None, trust: bool = False) -> "FittedPixels":
     """As `open_run`, for a run that answers for every pixel: `regraft.kind` tells."""
     with importing():
-        from regraft.saved import load_any
+        from regraft.saved import load
 
-    return cast("FittedPixels", load_any(run, backbone=backbone, head=head, trust=trust))
+    return cast("FittedPixels", load(run, backbone=backbone, head=head, trust=trust))
 
 
 def check_run_options(model: str, weights: str | None, head_path: str | None) -> None:
