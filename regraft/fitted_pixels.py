@@ -123,8 +123,8 @@ class FittedPixels:
     def evaluate(self, data: Data, *, device: Device = "auto", progress: Progress = Silent()) -> PixelEvaluation:
         """Scores on images with masks, which say classes as those of the fit do. Raises DataUnusable, UsageError."""
         read = read_masked_evaluation(data, self.classes, progress=progress)
-        samples, _ = settle_masks(read, data, like=self.mask_map, progress=progress)
-        counts, rejected = self.count(samples.samples, device=device, progress=progress)
+        samples, theirs = settle_masks(read, data, like=self.mask_map, progress=progress)
+        counts, rejected = self.count(samples.samples, mask_map=theirs, device=device, progress=progress)
         if not counts.names:
             found = f"none of {len(samples.samples)} under {data.path}"
             raise DataUnusable(expected="images that can be read", got=found, fix="check the folder")
@@ -136,9 +136,17 @@ class FittedPixels:
         )
 
     def count(
-        self, samples: Iterable[Sample], *, device: Device = "auto", progress: Progress = Silent()
+        self,
+        samples: Iterable[Sample],
+        *,
+        mask_map: MaskMap | None = None,
+        device: Device = "auto",
+        progress: Progress = Silent(),
     ) -> tuple[PixelCounts, tuple[Rejected, ...]]:
-        """What scores are made of, for images with masks at their own size; and the images that could not be read."""
+        """What scores are made of, for images with masks at their own size; and the images that could not be read.
+
+        `mask_map` says what the values in these masks mean, where it is not as in those of the fit.
+        """
         every, where = list(samples), pick_device(device)
         rows, kept, rejected = list[ImageCounts](), list[Sample](), list[Rejected]()
         with progress.task("images", len(every), "image") as task:
@@ -149,15 +157,15 @@ class FittedPixels:
                     rejected.append(Rejected(path=sample.path, name=sample.name, code=error.code, reason=error.got))
                 else:
                     kept.append(sample)
-                    rows.append(self._counted(sample, image, where))
+                    rows.append(self._counted(sample, image, mask_map or self.mask_map, where))
                 task.advance()
         groups = None if all(sample.group is None for sample in kept) else tuple(s.group or f"/{s.name}" for s in kept)
         names = tuple(sample.name for sample in kept)
         return gather_counts(rows, names, self.classes, self.kind, groups), tuple(rejected)
 
-    def _counted(self, sample: Sample, image: Image.Image, device: str) -> ImageCounts:
+    def _counted(self, sample: Sample, image: Image.Image, mask_map: MaskMap, device: str) -> ImageCounts:
         assert sample.mask is not None, "read with its mask"
-        truth_HW = read_labels(sample.mask, self.mask_map, sample.name)
+        truth_HW = read_labels(sample.mask, mask_map, sample.name)
         answer = self._answer(image, device, whole=False, probabilities=self.kind == "saliency")
         probability_HW = answer.probabilities_CHW[0] if answer.probabilities_CHW is not None else None
         return count_pixels(truth_HW, answer.labels_HW, len(self.classes), probability_HW=probability_HW)

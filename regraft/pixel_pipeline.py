@@ -61,7 +61,8 @@ def fit(
     with clock("saving"):
         save_pixels(fitted, summary, out, fingerprint=data, seed=recipe.seed)
     summary = replace(summary, seconds=clock.seconds())
-    images = (*ready.observed.train, *ready.observed.test)
+    images = [(sample, ready.mask_map) for sample in ready.observed.train]
+    images += [(sample, ready.test_map) for sample in ready.observed.test]
     with clock("pictures"):
         content = report_of(fitted, summary, found.judged, found.plain_threshold, found.test, images, recipe.device)
         write_pixel_report(content, out)
@@ -193,7 +194,7 @@ def _scored(ready: PreparedPixels, model: Model, command: str, progress: Progres
         temperature=calibrated.temperature,
         threshold=threshold,
     )
-    test, lost = fitted.count(observed.test, device=recipe.device, progress=progress)
+    test, lost = fitted.count(observed.test, mask_map=ready.test_map, device=recipe.device, progress=progress)
     every = np.arange(len(observed.train))
     summary = PixelSummary(
         run=Path(),

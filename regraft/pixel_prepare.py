@@ -25,14 +25,14 @@ from regraft.data.label_input import labels_to_input
 from regraft.data.masked import read_masked, read_masked_evaluation
 from regraft.data.masks import read_labels
 from regraft.data.problem import Problem
-from regraft.data.settle import settle_masks
+from regraft.data.settle import settle_masks, settle_test
 from regraft.data.split import keep_together, split_samples
 from regraft.errors import UsageError
 from regraft.findings import Alike, Copies
 from regraft.memo import key_of, remembered
 from regraft.prepare import MOST_REJECTED, described, looks_of, numbered, reordered
 from regraft.progress import Progress, Silent
-from regraft.recipe import Data, Recipe
+from regraft.recipe import Recipe
 from regraft.segments import MaskMap
 from regraft.train.by_pixel import Pixels
 from regraft.train.head_fit import HeadFit, describe_fit
@@ -56,12 +56,16 @@ _JUDGED_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedPixels:
-    """What is known before anything is trained; `task` holds the probe's problem, `setting` its answers out of fold."""
+    """What is known before anything is trained; `task` holds the probe's problem, `solved` its answers out of fold.
+
+    `test_map` says what the values in masks of a separate test set mean, which may be others.
+    """
 
     recipe: Recipe
     samples: Samples
     split: Split
     mask_map: MaskMap
+    test_map: MaskMap
     backbone: Backbone
     extracted: Extracted
     observed: Observed
@@ -79,7 +83,7 @@ def prepare_pixels(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared
         pick_device(recipe.device)
         _load(recipe, recipe.size, progress)
     with clock("data"):
-        samples, mask_map, split = _read(recipe, progress)
+        samples, mask_map, split, test_map = _read(recipe, progress)
         side = _usual_side(split.train)
         backbone = _windowed(recipe, side, progress)
         levels = tuple(level for level in pyramid_of(backbone) if level.stride >= FINEST_STRIDE)
@@ -95,7 +99,7 @@ def prepare_pixels(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared
         observed = observe(split, extracted)
         copies = copies_of(alike, *described(observed.train, observed.test))
     with clock("masks"):
-        labels = _labels(observed, mask_map, backbone, cache, progress)
+        labels = _labels(observed, mask_map, test_map, backbone, cache, progress)
     with clock("head"):
         task, solved = _solve(recipe, backbone, levels, observed, extracted, labels, mask_map, progress)
         give_back()
@@ -104,6 +108,7 @@ def prepare_pixels(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared
         samples=samples,
         split=split,
         mask_map=mask_map,
+        test_map=test_map,
         backbone=backbone,
         extracted=extracted,
         observed=observed,
@@ -142,22 +147,19 @@ def _windowed(recipe: Recipe, side: int, progress: Progress) -> Backbone:
     return backbone
 
 
-def _read(recipe: Recipe, progress: Progress) -> tuple[Samples, MaskMap, Split]:
+def _read(recipe: Recipe, progress: Progress) -> tuple[Samples, MaskMap, Split, MaskMap]:
     samples = read_masked(recipe.data, progress=progress)
     progress.note(samples.tree)
     samples, mask_map = settle_masks(samples, recipe.data, progress=progress)
     for note in (*samples.notes, *mask_map.words):
         progress.note(note)
-
-    def read_test(data: Data, classes: Sequence[str], *, multi_label: bool, progress: Progress) -> Samples:
-        return settle_masks(read_masked_evaluation(data, classes, progress=progress), data, like=mask_map, progress=progress)[0]
-
     # Images have no classes here, their pixels do.
     plain = replace(samples, classes=())
-    split = split_samples(plain, recipe.data, recipe.seed, progress=progress, read_test=read_test)
+    split = split_samples(plain, recipe.data, recipe.seed, progress=progress, read_test=read_masked_evaluation)
+    split, test_map = settle_test(split, recipe.data, mask_map, progress=progress)
     for note in (split.how, *split.notes):
         progress.note(note)
-    return samples, mask_map, split
+    return samples, mask_map, split, test_map
 
 
 def _usual_side(samples: Sequence[Sample]) -> int:
@@ -199,12 +201,15 @@ def _alike(recipe: Recipe, split: Split, extracted: Extracted) -> tuple[Alike, .
     return remembered(recipe.cache or default_folder(), key, tuple[Alike, ...], find)
 
 
-def _labels(observed: Observed, mask_map: MaskMap, backbone: Backbone, cache: Path, progress: Progress) -> Labels:
-    def read(sample: Sample) -> NDArray[np.uint8]:
+def _labels(
+    observed: Observed, mask_map: MaskMap, test_map: MaskMap, backbone: Backbone, cache: Path, progress: Progress
+) -> Labels:
+    def read(sample: Sample, by: MaskMap) -> NDArray[np.uint8]:
         assert sample.mask is not None, "paired when it was read"
-        return labels_to_input(read_labels(sample.mask, mask_map, sample.name), backbone.preprocess)
+        return labels_to_input(read_labels(sample.mask, by, sample.name), backbone.preprocess)
 
-    return keep_labels((*observed.train, *observed.test), mask_map, backbone.preprocess, read, cache=cache, progress=progress)
+    images = [*((sample, mask_map) for sample in observed.train), *((sample, test_map) for sample in observed.test)]
+    return keep_labels(images, backbone.preprocess, read, cache=cache, progress=progress)
 
 
 def _solve(

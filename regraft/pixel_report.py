@@ -17,7 +17,7 @@ from regraft.mask_files import overlaid
 from regraft.palette import Palette, palette_of
 from regraft.recipe import Device
 from regraft.report.pixel_content import PixelPictures, PixelReport, Role
-from regraft.segments import PixelCounts, PixelScores, PixelSummary
+from regraft.segments import MaskMap, PixelCounts, PixelScores, PixelSummary
 from regraft.values import Sample
 
 # Of the best, the middle and the worst images.
@@ -30,10 +30,11 @@ def report_of(
     judged: PixelCounts,
     plain_threshold: float,
     test: PixelCounts | None,
-    samples: Sequence[Sample],
+    samples: Sequence[tuple[Sample, MaskMap]],
     device: Device,
 ) -> PixelReport:
-    """The report of a fit. `judged` are the counts that chose, `test` those of the test images; `samples` hold the images.
+    """The report of a fit. `judged` are the counts that chose, `test` those of the test images; `samples` hold the images,
+    each with what the values in its mask mean.
 
     `plain_threshold` is the one that was chosen on `judged`, before probabilities were calibrated.
     """
@@ -88,22 +89,22 @@ def _without(test: PixelCounts, copies: Sequence[Copies], fitted: FittedPixels) 
 
 
 def _pictures(
-    fitted: FittedPixels, counts: PixelCounts, samples: Sequence[Sample], palette: Palette, device: Device
+    fitted: FittedPixels, counts: PixelCounts, samples: Sequence[tuple[Sample, MaskMap]], palette: Palette, device: Device
 ) -> tuple[PixelPictures, ...]:
-    by_name = {sample.name: sample for sample in samples}
+    by_name = {sample.name: (sample, mask_map) for sample, mask_map in samples}
     best, median, worst = telling_images(counts, SHOWN)
     roles: list[tuple[Role, int]] = [("worst", i) for i in worst]
     roles += [("median", i) for i in median]
     roles += [("best", i) for i in best]
     scores = image_scores(counts)
     wanted = [(role, by_name[counts.names[i]], scores[i].iou) for role, i in roles if counts.names[i] in by_name]
-    answers = fitted.predict([sample.path for _, sample, _ in wanted], device=device)
+    answers = fitted.predict([sample.path for _, (sample, _), _ in wanted], device=device)
     found = []
-    for (role, sample, iou), answer in zip(wanted, answers, strict=True):
+    for (role, (sample, mask_map), iou), answer in zip(wanted, answers, strict=True):
         if answer.labels_HW is None or sample.mask is None:
             continue
         image = decode_image(sample.path, background=(255, 255, 255), name=sample.name).pixels.convert("RGB")
-        truth_HW = read_labels(sample.mask, fitted.mask_map, sample.name)
+        truth_HW = read_labels(sample.mask, mask_map, sample.name)
         image.thumbnail((SIDE, SIDE))
         pixels = np.asarray(image)
         parts = [image, *(overlaid(pixels, labels, fitted.classes, palette) for labels in (truth_HW, answer.labels_HW))]

@@ -16,8 +16,8 @@ from regraft.segments import MaskMap
 from regraft.values import Sample
 
 _WRITE = 64
-# From a mask on disk, and the image that it belongs to, to labels (H, W) of the window.
-ReadLabels = Callable[[Sample], NDArray[np.uint8]]
+# From a mask on disk and what its values mean to labels (H, W) of the window.
+ReadLabels = Callable[[Sample, MaskMap], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +37,31 @@ class Labels:
 
 
 def keep_labels(
-    samples: Sequence[Sample],
-    mask_map: MaskMap,
+    samples: Sequence[tuple[Sample, MaskMap]],
     preprocess: Preprocess,
     read: ReadLabels,
     *,
     cache: Path,
     progress: Progress = Silent(),
 ) -> Labels:
-    """Labels of all samples in a window; masks that were read before are not read again. Raises what `read` raises."""
+    """Labels of all samples in a window, each by its own map; masks that were read before are not read again.
+
+    Raises what `read` raises.
+    """
     width = preprocess.height * preprocess.width
-    said = {"values": mask_map.values, "colours": mask_map.colours, "kind": mask_map.kind}
     window = {name: value for name, value in asdict(preprocess).items() if name in ("height", "width", "fit", "crop_share")}
-    key = {"backbone": "labels", "engine": "read", "map": said, "window": window}
+    key = {"backbone": "labels", "engine": "read", "window": window}
     with closing(Table.open(cache, key, width, BYTES)) as table, progress.task("masks", len(samples), "mask") as task:
         known = table.lookup()
         digests: list[bytes] = []
         fresh: dict[bytes, NDArray[np.uint8]] = {}
-        for sample in samples:
+        for sample, mask_map in samples:
             assert sample.mask is not None, "paired when it was read"
-            digest = hashlib.sha256(sample.mask.read_bytes()).digest()
+            said = repr((mask_map.kind, mask_map.values, mask_map.colours)).encode()
+            digest = hashlib.sha256(hashlib.sha256(said).digest() + sample.mask.read_bytes()).digest()
             digests.append(digest)
             if digest not in known and digest not in fresh:
-                fresh[digest] = read(sample)
+                fresh[digest] = read(sample, mask_map)
             if len(fresh) == _WRITE:
                 known |= _written(table, fresh)
             task.advance()
