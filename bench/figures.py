@@ -30,6 +30,12 @@ class Bench:
         warm(folder)
         return folder
 
+    def data_of_masks(self) -> Path:
+        """The images with masks, all of them: they are few."""
+        folder = image_sets.make("stamps-masks", self.data)
+        warm(folder)
+        return folder
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import figures
 import finetune
+import pixels
 import trust
 from document import record, render, section
 from figures import Bench
@@ -30,6 +31,8 @@ FIGURES = figures.FIGURES | {
     "calibration": trust.calibration,
     "rejection": trust.rejection,
     "audit": trust.audit_cost,
+    "pixels": pixels.beside_smp,
+    "masks": pixels.alone,
 }
 
 
