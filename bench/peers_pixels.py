@@ -3,8 +3,8 @@
     python bench/peers_pixels.py DATA [--epochs N]
 
 DATA has train/ and test/, each with images/ and masks/ (bench/data.py makes stamps-masks). U-Net on EfficientNet-Lite0 with its
-ImageNet weights, Adam 1e-3 on everything, batch 8, Dice + BCE, no augmentation. Prints one JSON line: method, data, n_test, and for
-each epoch seconds (training alone, from its start), mean_iou (over test images, at 0.5) and iou (all test pixels pooled).
+ImageNet weights, Adam 1e-3 on everything, batch 8, Dice + BCE, no augmentation. Prints one JSON line: method, data, n_test,
+and for each epoch seconds (training alone, from its start), mean_iou (over test images, at 0.5) and iou (all test pixels).
 """
 
 # mypy: disable-error-code="no-untyped-call"
