@@ -20,7 +20,7 @@ import psutil
 Ours = TypeVar("Ours")
 Peer = TypeVar("Peer")
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("regraft", "torch", "torchvision", "timm", "openvino", "scikit-learn", "segmentation-models-pytorch", "numpy", "pillow")
+PACKAGES = ("regraft", "torch", "torchvision", "timm", "openvino", "scikit-learn", "numpy", "pillow")
 # The instructions that decide which precision is fastest.
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 

@@ -11,7 +11,7 @@ from regraft.cache.store import default_folder
 from regraft.clock import Clock
 from regraft.errors import UsageError
 from regraft.evaluate.pixel_calibration import calibrate_pixels
-from regraft.evaluate.pixel_scores import score_pixels
+from regraft.evaluate.pixel_scores import score_pixels, wrong_shares
 from regraft.evaluate.pixel_threshold import choose_threshold
 from regraft.fitted_pixels import FittedPixels
 from regraft.memo import key_of
@@ -32,7 +32,6 @@ from regraft.train.kept_pixels import counts_in, overlaps, pixels_in
 from regraft.train.pixel_network import PixelHead
 from regraft.train.setting import Model, Setting
 
-_DISAGREES = 0.5
 _MOST_FINDINGS = 20
 
 
@@ -264,10 +263,12 @@ def _findings(ready: PreparedPixels) -> tuple[MaskFinding, ...]:
         elif true.max() == true.sum():
             empty = ready.mask_map.classes[int(true.argmax())] in (BACKGROUND, ready.mask_map.classes[0])
             found.append(MaskFinding(name=sample.name, path=sample.mask, what="empty" if empty else "full", share=1.0))
-    shares = overlaps(ready.task.layout, rows)
-    for row in np.argsort(shares)[:_MOST_FINDINGS]:
-        sample = ready.observed.train[int(row)]
+    shared, wrong = overlaps(ready.task.layout, rows), wrong_shares(counts)
+    first, third = np.quantile(shared, [0.25, 0.75])
+    # The probe is a weak judge: only what even to it is far from all others (Tukey's fence) is worth a person's look.
+    fence = first - 1.5 * (third - first)
+    for row in [int(row) for row in np.argsort(shared, kind="stable") if shared[row] < fence][:_MOST_FINDINGS]:
+        sample = ready.observed.train[row]
         assert sample.mask is not None, "paired when it was read"
-        if shares[row] < _DISAGREES:
-            found.append(MaskFinding(name=sample.name, path=sample.mask, what="disagrees", share=float(1 - shares[row])))
+        found.append(MaskFinding(name=sample.name, path=sample.mask, what="disagrees", share=float(wrong[row])))
     return tuple(found)

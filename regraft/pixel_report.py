@@ -21,7 +21,7 @@ from regraft.segments import MaskMap, PixelCounts, PixelScores, PixelSummary
 from regraft.values import Sample
 
 # Of the best, the middle and the worst images.
-SHOWN, SIDE = 4, 320
+SHOWN, SIDE = 3, 320
 
 
 def report_of(
