@@ -47,7 +47,7 @@ from regraft.train.pixel_probe import sample_pixels
 from regraft.values import Sample, Samples, Split
 
 DEFAULT_DECODER = "unet"
-# Levels finer than this take most of the cache and of the time, and tell little: docs/measurements.md#pixels
+# Levels finer than this take most of the cache and of the time, and tell little: docs/measurements.md#images-with-masks
 FINEST_STRIDE = 4
 _LARGEST, _SMALLEST, _STRIDE = 512, 64, 32
 _LOOKED_AT = 64

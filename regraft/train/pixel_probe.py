@@ -21,7 +21,7 @@ from regraft.train.convex import make_loss, solve_design
 from regraft.train.design import make_design
 from regraft.train.path import balanced_weights
 
-# Pixels that the probe is solved on, of all images together and of each: docs/measurements.md#pixels
+# Pixels that the probe is solved on, of all images together and of each: docs/measurements.md#images-with-masks
 MOST_PIXELS, LEAST_OF_EACH, MOST_OF_EACH = 24_000, 16, 256
 _AT_ONCE = 8
 _TOLERANCE = 1e-5
