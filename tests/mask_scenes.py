@@ -29,9 +29,7 @@ def scene(number: int, *, left_only: bool = False) -> tuple[NDArray[np.uint8], N
     return np.clip(pixels_HWC, 0, 255).astype(np.uint8), labels_HW
 
 
-def paint_scenes(
-    root: Path, count: int, kind: Kind, *, first: int = 0, ignored: bool = False, left_only: bool = False
-) -> Path:
+def paint_scenes(root: Path, count: int, kind: Kind, *, first: int = 0, ignored: bool = False, left_only: bool = False) -> Path:
     """images/ and masks/ under `root`; `ignored` leaves the upper rows of every mask out."""
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
