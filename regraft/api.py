@@ -18,7 +18,7 @@ from regraft.place import next_to, place_run, reserved
 from regraft.progress import Progress, Silent
 from regraft.recipe import DEFAULT_BACKBONE, DEFAULT_LOSS, Data, Device, Own, Recipe
 from regraft.saved import load
-from regraft.strategies import Auto, Full, Gradual, Head, Norm, Partial, Scratch, Strategy
+from regraft.strategies import Auto, Decoding, Full, Gradual, Head, Norm, Partial, Scratch, Strategy
 from regraft.train.checkpoints import Resume
 
 # Frozen, so one default serves all calls.
@@ -30,8 +30,8 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "channels": ((int, NoneType), "1, 3, 4 or None"),
     "seed": ((int,), "a whole number"),
     "strategy": (
-        (Head, Partial, Full, Norm, Gradual, Scratch, Auto),
-        "a regraft.Head, Partial, Full, Norm, Gradual, Scratch or Auto",
+        (Head, Decoding, Partial, Full, Norm, Gradual, Scratch, Auto),
+        "a regraft.Head, Decoding, Partial, Full, Norm, Gradual, Scratch or Auto",
     ),
     "backbone": ((str, Own, nn.Module), "a name, a torch.nn.Module or a regraft.Own"),
     "trust": ((bool,), "True or False"),

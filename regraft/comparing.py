@@ -13,6 +13,7 @@ from regraft.evaluate.mistakes import labels
 from regraft.evaluate.paired import Comparison, paired
 from regraft.evaluate.probability import known_truth
 from regraft.evaluate.table import read_predictions
+from regraft.kind import kind_of_run
 from regraft.values import Predictions
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def compare(first: "str | Path | Fitted", second: "str | Path | Fitted", *, part
     share no image, or differ in their classes or in the labels of shared images.
     """
     folders = (_folder(first), _folder(second))
+    for folder in folders:
+        _check_kind(folder)
     one, other = (_part(folder, part) for folder in folders)
     names = _told_apart(folders)
     parts, whole = (one[0], other[0]), (one[1], other[1])
@@ -51,6 +54,16 @@ def compare(first: "str | Path | Fitted", second: "str | Path | Fitted", *, part
         alone=alone,
         notes=_notes(names, parts, alone, len(shared), groups),
     )
+
+
+def _check_kind(folder: Path) -> None:
+    kind = kind_of_run(folder)
+    if kind != "classification":
+        raise UsageError(
+            expected="two runs that classify images",
+            got=f"{folder}, which answers for every pixel ({kind})",
+            fix="compare what regraft evaluate --json says of both on the same images",
+        )
 
 
 def _folder(run: "str | Path | Fitted") -> Path:

@@ -35,6 +35,7 @@ from regraft.progress import Progress, Silent
 from regraft.recipe import Recipe
 from regraft.segments import MaskMap
 from regraft.train.by_pixel import Pixels
+from regraft.train.chance import seeded
 from regraft.train.head_fit import HeadFit, describe_fit
 from regraft.train.judge import answers
 from regraft.train.learning import laid_out
@@ -120,15 +121,16 @@ def prepare_pixels(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared
 
 
 def _load(recipe: Recipe, size: int | None, progress: Progress) -> Backbone:
-    backbone = load_backbone(
-        recipe.backbone,
-        weights=recipe.weights,
-        size=size,
-        whole_image=True,
-        trust=recipe.trust,
-        head_path=recipe.head_path,
-        channels=recipe.channels,
-    )
+    with seeded(recipe.seed):  # random weights follow from the seed
+        backbone = load_backbone(
+            recipe.backbone,
+            weights=recipe.weights,
+            size=size,
+            whole_image=True,
+            trust=recipe.trust,
+            head_path=recipe.head_path,
+            channels=recipe.channels,
+        )
     for note in backbone.notes:
         progress.note(note)
     return replace(backbone, preprocess=replace(backbone.preprocess, fit="pad"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from regraft.errors import UsageError
-from regraft.strategies import Head, Strategy, one_of
+from regraft.strategies import Decoding, Head, Strategy, one_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -213,6 +213,12 @@ class Recipe:
         one_of("--decoder", self.decoder, DECODERS)
         check_loss(self.loss)
         check_size(self.size)
+        if isinstance(self.strategy, Decoding) and self.data.task == "classification":
+            raise UsageError(
+                expected="Decoding with a task whose every pixel has an answer",
+                got="classification",
+                fix="give Head(), or Data(task='saliency')",
+            )
         if self.channels not in (None, 1, 3, 4):
             raise UsageError(
                 expected="--channels 1 (grey), 3 (RGB) or 4 (RGB and alpha)",

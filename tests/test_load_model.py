@@ -8,11 +8,12 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from faults.mkmodels import CLASSES, reseal, small_config, small_model, small_specs
+from faults.mkmodels import CLASSES, pixel_fields, reseal, small_config, small_model, small_specs
 
 from regraft.artifact import Config, PreprocessRecord, ScoreRecord, TensorSpec, load_model, read_config, save_model
 from regraft.artifact import load as load_module
 from regraft.artifact.canonical import canonical, parse_object
+from regraft.artifact.schema import FORMAT_VERSION
 from regraft.data import preprocess
 from regraft.errors import SavedModelRefused
 from regraft.values import Interval, ScoreIntervals, Scores
@@ -288,6 +289,70 @@ def test_every_field_of_the_config_is_checked(run: Path, path: str, item: object
     refuses(run, "config.json")
 
 
+@pytest.fixture
+def pixel_run(tmp_path: Path) -> Path:
+    save_model(small_model(**pixel_fields()), tmp_path / "pixels")
+    return tmp_path / "pixels"
+
+
+def test_a_model_for_pixels_comes_back_too(pixel_run: Path) -> None:
+    config = load_model(pixel_run, expected=small_specs).config
+    assert config.model_dump(exclude={"model", "checksum"}) == small_config(**pixel_fields()).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("path", "item"),
+    [
+        ("task", "classification"),
+        ("pixels", None),
+        ("features/kind", "stages"),
+        ("pixels/decoder", "../unet"),
+        ("pixels/decoder", "segformer"),
+        ("pixels/decoder", None),
+        ("pixels/kwargs", {}),
+        ("pixels/threshold", 1.5),
+        ("pixels/threshold", -0.1),
+        ("pixels/threshold", "0.5"),
+        ("pixels/threshold", None),
+        ("pixels/usual_side", 0),
+        ("pixels/usual_side", 10**9),
+        ("pixels/usual_side", 300.0),
+        ("pixels/values", [[0, 0], [255, 2]]),
+        ("pixels/values", [[0, 0], [0, 1]]),
+        ("pixels/values", [[-1, 0]]),
+        ("pixels/values", [[65536, 0]]),
+        ("pixels/values", [[0, 256]]),
+        ("pixels/values", [[0]]),
+        ("pixels/values", [[0, 0]] * 70_000),
+        ("pixels/values", "01"),
+        ("pixels/colours", [[[0, 0, 256], 0]]),
+        ("pixels/colours", [[[0, 0], 0]]),
+        ("pixels/colours", [[[0, 0, 0], 7]]),
+        ("pixels/colours", [[[9, 9, 9], 0], [[9, 9, 9], 1]]),
+        ("pixels/test", 0.8),
+        ("pixels/test/iou/value", 1.5),
+        ("pixels/test/iou/n", -1),
+        ("pixels/test/dice", None),
+        ("pixels/test/mae", 0.1),
+    ],
+)
+def test_every_field_for_pixels_is_checked(pixel_run: Path, path: str, item: object) -> None:
+    reseal(pixel_run, put(path, item))
+    refuses(pixel_run, "config.json")
+
+
+@pytest.mark.parametrize("name", pixel_fields()["pixels"].model_dump())
+def test_no_field_for_pixels_may_be_missing(pixel_run: Path, name: str) -> None:
+    reseal(pixel_run, lambda value: value["pixels"].pop(name))
+    refuses(pixel_run, "config.json")
+
+
+def test_classes_of_images_have_no_fields_for_pixels(run: Path) -> None:
+    fields = json.loads(pixel_fields()["pixels"].model_dump_json())
+    reseal(run, put("pixels", fields))
+    refuses(run, "config.json")
+
+
 @pytest.mark.parametrize("name", [*small_config().model_dump(), "model", "checksum"])
 def test_no_field_of_the_config_may_be_missing(run: Path, name: str) -> None:
     value = json.loads((run / "config.json").read_bytes())
@@ -301,17 +366,17 @@ def test_no_field_of_the_config_may_be_missing(run: Path, name: str) -> None:
 
 def test_a_newer_format_says_which_version_it_needs(run: Path) -> None:
     def newer(value: dict[str, Any]) -> None:
-        value |= {"format_version": 5, "abstain": {"threshold": 0.3}}
+        value |= {"format_version": FORMAT_VERSION + 1, "abstain": {"threshold": 0.3}}
         value["versions"]["regraft"] = "0.9.0"
 
     reseal(run, newer)
-    error = refuses(run, "5, which needs regraft >= 0.9.0")
+    error = refuses(run, f"{FORMAT_VERSION + 1}, which needs regraft >= 0.9.0")
     assert error.fix == "pip install --upgrade 'regraft>=0.9.0'"
 
 
 @pytest.mark.parametrize("writer", ["1; rm -rf /", "x" * 100, 3, None, "1\n2"])
 def test_a_newer_format_of_a_doubtful_writer_says_so_plainly(run: Path, writer: object) -> None:
-    reseal(run, lambda value: value.update(format_version=5, versions={"regraft": writer}))
+    reseal(run, lambda value: value.update(format_version=FORMAT_VERSION + 1, versions={"regraft": writer}))
     assert refuses(run, "which needs regraft >=").fix == "pip install --upgrade 'regraft'"
 
 
@@ -319,14 +384,14 @@ def test_an_older_format_is_migrated_with_a_note(run: Path, monkeypatch: pytest.
     def older(value: dict[str, Any]) -> None:
         value["labels"] = value.pop("classes")
         value["format_version"] = 0
-        del value["temperature"], value["abstain"], value["novelty"]
+        del value["temperature"], value["abstain"], value["novelty"], value["pixels"]
 
     def migrate(value: dict[str, Any]) -> dict[str, Any]:
         rest = {name: item for name, item in value.items() if name != "labels"}
         return rest | {"classes": value["labels"], "format_version": 1}
 
     reseal(run, older)
-    refuses(run, "up to 4")
+    refuses(run, f"up to {FORMAT_VERSION}")
     monkeypatch.setitem(load_module.MIGRATIONS, 0, migrate)
     loaded = load_model(run, expected=small_specs)
     assert loaded.config.classes == CLASSES

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationInfo, field_validator, model_validator
 
 from regraft.errors import DataUnusable
-from regraft.segments import PixelScores
+from regraft.segments import IGNORE, PixelScores
 from regraft.values import Interval, Scores
 
 FORMAT: Final = "regraft"
@@ -340,6 +340,11 @@ class Config(_Record):
         of_pixels = self.task != "classification"
         if of_pixels != (self.pixels is not None) or of_pixels != (self.features.kind == "maps"):
             raise ValueError("a task with the fields of another")
+        if self.pixels is not None:
+            pixels, known = self.pixels, {*range(len(self.classes)), IGNORE}
+            meant = [*(value for value, _ in pixels.values), *(colour for colour, _ in pixels.colours)]
+            if not {index for _, index in (*pixels.values, *pixels.colours)} <= known or len(set(meant)) < len(meant):
+                raise ValueError("masks that say a class which is not there, or two at once")
         return self
 
 

@@ -37,7 +37,7 @@ from regraft.artifact import (
     save_model,
 )
 from regraft.artifact.canonical import canonical, checksum
-from regraft.artifact.schema import AbstainRecord
+from regraft.artifact.schema import AbstainRecord, PixelScoreRecord, PixelsRecord
 
 WIDTH = 6
 CLASSES = ("cat", "dog", "Écureuil", "../<script>")
@@ -86,6 +86,26 @@ def small_config(**changes: Any) -> Config:
         "versions": {"regraft": "0.1.0", "torch": "2.10.0+cpu"},
     }
     return Config(**(fields | changes))
+
+
+def pixel_fields() -> dict[str, Any]:
+    """What a config has otherwise where every pixel has an answer: the object before its background."""
+    share = IntervalRecord(value=0.75, low=0.625, high=0.875, n=80)
+    return {
+        "task": "saliency",
+        "classes": ("background", "object"),
+        "features": FeaturesRecord(kind="maps", taps=("blocks_1", "blocks_3_add"), width=WIDTH),
+        "scores": ScoresRecord(test=None, cross_validation=None),
+        "pixels": PixelsRecord(
+            decoder="unet",
+            threshold=0.4375,
+            usual_side=288,
+            values=((0, 0), (128, 255), (255, 1)),
+            colours=(((0, 0, 0), 0), ((255, 255, 255), 1)),
+            test=PixelScoreRecord(iou=share, dice=share, pixel_accuracy=share, baseline=0.25),
+            judged=None,
+        ),
+    }
 
 
 def small_model(seed: int = 0, **changes: Any) -> SavedModel:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults.mkmodels import pixel_fields
 
 from regraft.artifact import Config, TensorSpec, load_model, save_model
 from regraft.artifact.load import MIGRATIONS
@@ -24,6 +25,8 @@ WRITTEN = {
     "model-v3/model.safetensors": "ed9547ad980daec9656d75ff3096b6f3a05aa592434cef81e5578b6fdd1b74f6",
     "model-v4/config.json": "553e4e2579b4eaf9cddfab82d6febb1729bf624e95af83fcf8eff5880f29912f",
     "model-v4/model.safetensors": "b778d70075c257c9471ea3ef2a94218e1c344d22a8abe04a2853366f8ed7fcc7",
+    "model-v5/config.json": "1c29fc2a29fe2a9e74f3cc146b0392f8d7eb108cc891be3e48d10c2bb474525f",
+    "model-v5/model.safetensors": "2c3bd191a9bad2b58ac5cf195d21b2e6c4ae6a180021d3572587252c20e74ead",
 }
 
 
@@ -46,18 +49,26 @@ def test_the_golden_files_are_as_they_were_written(name: str) -> None:
 @pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
 def test_every_format_version_still_loads(version: int) -> None:
     loaded = load_model(HERE / f"model-v{version}", expected=specs)
-    assert loaded.config.classes == ("cat", "dog", "Écureuil", "../<script>")
+    of_pixels = version == 5
+    assert loaded.config.task == ("saliency" if of_pixels else "classification")
+    names = ("background", "object") if of_pixels else ("cat", "dog", "Écureuil", "../<script>")
+    assert loaded.config.classes == names
     assert loaded.config.architecture.name == "efficientnet_lite0"
     assert loaded.config.architecture.head_path is None
     # What a format did not know of yet is as it was then.
     assert loaded.config.mirrored == (version >= 3)
     assert loaded.config.temperature == (1.25 if version >= 4 else 1.0)
     assert loaded.config.abstain.confidence == (0.625 if version >= 4 else None)
-    assert (loaded.config.novelty is not None) == (version >= 4)
+    assert (loaded.config.novelty is not None) == (version == 4)
+    assert (loaded.config.pixels is not None) == of_pixels
     assert loaded.config.preprocess.crop_share == 0.875
     assert loaded.config.training.l2 == 1e-05
-    assert loaded.config.scores.test is not None
-    assert loaded.config.scores.test.accuracy.low == 0.81
+    if of_pixels:
+        assert loaded.config.features.kind == "maps"
+        assert loaded.config.pixels == pixel_fields()["pixels"]
+    else:
+        assert loaded.config.scores.test is not None
+        assert loaded.config.scores.test.accuracy.low == 0.81
     assert loaded.tensors["backbone.bn.num_batches_tracked"] == 7
     assert np.float32(loaded.tensors["head.bias"][0]).tobytes().hex() == "d249673f"
     assert bool(loaded.notes) == (version < FORMAT_VERSION)
@@ -69,6 +80,11 @@ def test_there_is_a_migration_and_a_golden_model_for_every_older_version() -> No
 
 
 def test_the_current_format_is_still_written_alike(tmp_path: Path) -> None:
+    # A model of each task, in the newest format once it was loaded.
+    save_model(load_model(HERE / "model-v4", expected=specs), tmp_path / "classes")
+    again = load_model(tmp_path / "classes", expected=specs)
+    assert not again.notes
+    assert again.config.pixels is None
     newest = HERE / f"model-v{FORMAT_VERSION}"
     save_model(load_model(newest, expected=specs), tmp_path / "again")
     assert (tmp_path / "again" / "config.json").read_bytes() == (newest / "config.json").read_bytes()
