@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from regraft.recipe import Data, Own, Recipe
     from regraft.report.write import rebuild_report
     from regraft.saved import load
-    from regraft.strategies import Auto, Full, Gradual, Head, Norm, Partial, Scratch, Training
+    from regraft.strategies import Auto, Decoding, Full, Gradual, Head, Norm, Partial, Scratch, Training
     from regraft.values import (
         Evaluation,
         Explanation,
@@ -57,6 +57,7 @@ __all__ = [
     "Comparison",
     "Data",
     "DataUnusable",
+    "Decoding",
     "Diverged",
     "Evaluation",
     "Explanation",
@@ -122,7 +123,7 @@ _HOMES = {
     "regraft.recipe": ("Data", "Own", "Recipe"),
     "regraft.report.write": ("rebuild_report",),
     "regraft.saved": ("load",),
-    "regraft.strategies": ("Auto", "Full", "Gradual", "Head", "Norm", "Partial", "Scratch", "Training"),
+    "regraft.strategies": ("Auto", "Decoding", "Full", "Gradual", "Head", "Norm", "Partial", "Scratch", "Training"),
     "regraft.values": (
         "Evaluation",
         "Explanation",
