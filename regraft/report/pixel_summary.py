@@ -247,7 +247,7 @@ def limits_of(content: PixelReport) -> tuple[str, ...]:
 def _limits(content: PixelReport) -> Iterator[str]:
     scores = content.scores
     if scores.kind == "saliency":
-        yield "It tells an object from what is around it, whatever the object is; where there is none it may find one all the same."
+        yield "It tells an object from what is around it, whatever the object is; where there is none it may find one."
     else:
         known = counted(len(scores.classes), "class", "classes")
         yield f"It knows {known} and gives one of them to every pixel, whatever is there: it has no answer for other things."
