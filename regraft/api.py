@@ -30,8 +30,8 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "channels": ((int, NoneType), "1, 3, 4 or None"),
     "seed": ((int,), "a whole number"),
     "strategy": (
-        (Head, Decoding, Partial, Full, Norm, Gradual, Scratch, Auto),
-        "a regraft.Head, Decoding, Partial, Full, Norm, Gradual, Scratch or Auto",
+        (Head, Partial, Full, Norm, Gradual, Scratch, Auto, Decoding),
+        "a regraft.Head, Partial, Full, Norm, Gradual, Scratch, Auto or, for pixels, Decoding",
     ),
     "backbone": ((str, Own, nn.Module), "a name, a torch.nn.Module or a regraft.Own"),
     "trust": ((bool,), "True or False"),
@@ -99,6 +99,12 @@ def fit(
     _check_types(trust=trust, head_path=head_path, channels=channels, start_from=start_from, tta=tta, resume=resume)
     _check_types(tensorboard=tensorboard, cache_limit=cache_limit, max_error=max_error, coverage=coverage, exclude=exclude)
     chosen = replace(data, path=Path(data.path)) if isinstance(data, Data) else Data(path=Path(data))
+    if isinstance(strategy, Decoding) and chosen.task == "classification":
+        raise UsageError(
+            expected="Decoding with a task whose every pixel has an answer",
+            got='task="classification"',
+            fix='give a Data with task="saliency" or "semantic", or another strategy',
+        )
     if test != "auto":
         chosen = replace(chosen, test=test)
     if exclude is not None:

@@ -40,6 +40,7 @@ CALLS: dict[str, tuple[list[str], list[str]]] = {
     "cifar10": ([DRAWINGS, "none", "2", "32"], ["head: ", "epoch 2: loss", "rate 0.001", "full: ", "3 classes"]),
     "use_pretrained": ([f"{DRAWINGS}/food/banana.png"], ["banana.png", "%  banana"]),
     "own_head": ([DRAWINGS, "2", "64"], ["convolution:", "layers:", "solved to its optimum", "solved head"]),
+    "segment": ([DRAWINGS, "small", "1", "64"], ["255 -> object", "the probe: IoU", "decoder small: IoU", "test images: IoU"]),
     "hub_folder": ([DRAWINGS, "2"], ["after 2 epochs", "hub:hub:small_network, 3 classes"]),
     "look_inside": (["torchvision:resnet18", "none"], ["5,130 of 11,181,642", "layer4", "head: fc (linear, 512 features)"]),
     "find_heads": (["resnet18", "mobilenet_v3_small", "inception_v3"], [" fc ", " classifier.3 ", " AuxLogits.fc "]),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import regraft
 from regraft.cli.main import main
 from regraft.errors import UsageError
 from regraft.kind import kind_of_run
@@ -372,6 +373,11 @@ def test_fit_makes_the_recipe_that_was_asked_for(run: Run, fitted: list[Recipe])
     assert (recipe.decoder, recipe.loss) == ("fpn", "ce+2*lovasz")
     run("fit", "photos", "--task", "saliency")
     assert (fitted[1].decoder, fitted[1].loss, fitted[1].data.masks) == ("auto", "ce+dice", None)
+
+
+def test_a_decoder_is_for_pixels(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="saliency"):
+        regraft.fit(tmp_path, strategy=regraft.Decoding())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Every command and line of Python in README.md is run, in a folder like a reader's, on a few of the demo drawings."""
+"""Every command and line of Python in README.md is run, in a folder like a reader's, on a few of the demo drawings.
+
+Those for pixels are run on painted discs with their masks.
+"""
 
 import os
 import re
@@ -7,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from mask_files import save
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,7 +43,20 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 shutil.copy(file, home / target / folder.name)
         (home / "new").mkdir(exist_ok=True)
         shutil.copy(files[-1], home / "new" / f"{folder.name}.png")
+    for images, masks, count in (("scans", "masks", 10), ("more", "more-masks", 4), ("scenes/images", "scenes/masks", 10)):
+        discs(home / images, home / masks, count, level=1 if images.startswith("scenes") else 255)
+    (home / "classes.txt").write_text("paper\ndisc\n")
     return home
+
+
+def discs(images: Path, masks: Path, count: int, level: int) -> None:
+    """Bright discs on noise, 64 x 48 pixels, each with a mask that has `level` where the disc is."""
+    y, x = np.mgrid[:48, :64]
+    for number in range(count):
+        rng = np.random.default_rng([count, number])
+        inside = (y - rng.uniform(12, 36)) ** 2 + (x - rng.uniform(12, 52)) ** 2 < rng.uniform(7, 12) ** 2
+        save(images / f"{number}.png", rng.integers(0, 90, (48, 64, 3)) + 140 * inside[..., None])
+        save(masks / f"{number}.png", level * inside)
 
 
 def run(command: list[str] | str, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,13 @@ def test_a_fifth_of_each_class_is_held_out() -> None:
     assert count(split.test) == {"a": 20, "b": 10, "c": 3, "d": 1, "e": 1}
     assert split.how.startswith("35 images of 175 (20 %) held out by class, seed 0")
     assert split.notes == ("no test images of f",)
+
+
+def test_images_without_labels_are_held_out_by_chance() -> None:
+    samples = [replace(sample, labels=()) for sample in of_classes(a=20)]
+    split = split_samples(collected(samples), DATA, 0)
+    check_whole(split, samples)
+    assert split.how.startswith("4 images of 20 (20 %) held out by chance, seed 0")
 
 
 def test_the_share_is_kept_but_two_images_stay() -> None:

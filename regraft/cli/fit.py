@@ -264,8 +264,8 @@ def fit(
 ) -> None:
     """Fit a classifier to labelled images, or to images with masks one that answers for every pixel, and say how good it is.
 
-    Writes model.safetensors, config.json, predictions.parquet and report.html to the run folder, and metrics.jsonl where
-    something was trained.
+    Writes model.safetensors, config.json and report.html to the run folder, predictions.parquet where images have classes,
+    and metrics.jsonl where something was trained.
     """
     from regraft.cli.strategy import TrainingOptions, bytes_of, strategy_of
     from regraft.cli.watch import watcher

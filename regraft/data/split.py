@@ -161,8 +161,9 @@ def _held_out(samples: Sequence[Sample], data: Data, seed: int, *, copies: bool 
     train = [sample for index, sample in enumerate(samples) if index not in aside]
     grouped = any(sample.group is not None for sample in samples)
     kept = "copies of an image" if copies else "groups"
+    drawn = "by class" if any(sample.labels for sample in samples) else "by chance"
     how = (
-        f"{count_of(len(aside), 'image')} of {len(samples):,} ({100 * len(aside) / len(samples):.0f} %) held out by class, "
+        f"{count_of(len(aside), 'image')} of {len(samples):,} ({100 * len(aside) / len(samples):.0f} %) held out {drawn}, "
         f"seed {seed}{f', {kept} kept together' if grouped else ''}; no choice is made by them"
     )
     notes = () if aside else ("too few images to hold any out: scores are cross-validated only",)

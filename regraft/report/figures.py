@@ -49,7 +49,7 @@ def reliability_figure(bins: tuple[ReliabilityBin, ...], noun: str = "answer") -
         tall = height(b.accuracy.n)
         drawing.box((x(b.low) + 1, 438 - tall), (x(b.high) - x(b.low) - 2, tall), "column", title=words)
     drawing.line((58, 438), (WIDTH - 14, 438), "axis")
-    drawing.text((50, 380), count(largest), "tick", anchor="end")
+    drawing.text((50, 380), count(largest) if largest < 100_000 else f"{largest / 1e6:.1f} M", "tick", anchor="end")
     drawing.text((50, 438), "0", "tick", anchor="end")
     drawing.text((WIDTH / 2 + 22, 461), f"{noun}s per bin of probability", "title", anchor="middle")
     return drawing.render()

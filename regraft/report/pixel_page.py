@@ -21,7 +21,7 @@ from regraft.report.pixel_summary import (
 )
 from regraft.report.text import lines, short
 from regraft.report.training import curves_figure, kept, phases, several_rates, share_words
-from regraft.segments import PixelClassScore, PixelScores
+from regraft.segments import BACKGROUND, PixelClassScore, PixelScores
 from regraft.values import Interval
 
 IMAGE_ROWS = 200
@@ -137,9 +137,12 @@ def _sets(content: PixelReport, role: Role, album: Album) -> list[Any]:
 
 
 def _legend(content: PixelReport) -> list[tuple[str, str]]:
+    """Names and colours of the classes on the pictures; a first class "background" stays there as the image shows it."""
     if len(content.colours) != len(content.scores.classes):
         return []
-    return [(name, colour(shade)) for name, shade in zip(content.scores.classes, content.colours, strict=True) if colour(shade)]
+    pairs = list(zip(content.scores.classes, map(colour, content.colours), strict=True))
+    pairs = pairs[1:] if pairs and pairs[0][0].casefold() == BACKGROUND else pairs
+    return [(name, shade) for name, shade in pairs if shade]
 
 
 def _audit(content: PixelReport, album: Album) -> dict[str, Any]:

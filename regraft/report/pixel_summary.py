@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from regraft.evaluate.interval import Z_95
+from regraft.evaluate.compare import student
 from regraft.report.advice import SENTENCES
 from regraft.report.pixel_content import PixelReport
 from regraft.report.text import NBSP, count, counted, percent, plain, points, short, span
@@ -76,7 +76,7 @@ def training_verdict(history: History, measure: str) -> str:
         f"{plain(measure)} {percent(history.accuracy.value)} against {percent(history.solved.value)} on the same "
         f"{counted(history.validation, 'validation image')}"
     )
-    sure = history.gain_se > 0 and abs(history.gain) > Z_95 * history.gain_se
+    sure = history.gain_se > 0 and abs(history.gain) > student(history.validation - 1) * history.gain_se
     chance = "more than chance explains" if sure else "though chance can explain it"
     if history.gain < 0:
         return f"Training did worse than the solved per-pixel probe: {figures}, {chance}."
@@ -200,7 +200,7 @@ def _faults(content: PixelReport) -> Iterator[str]:
     if far:
         yield (
             f"{counted(len(far), 'mask is', 'masks are')} far from what a model says that had not seen them, such as that of "
-            f"{_shown(far[0].name)} ({percent(far[0].share)} of its pixels): look at these first."
+            f"{_shown(far[0].name)} (IoU {percent(1 - far[0].share)}): look at these first."
         )
     odd = [one for one in content.masks if one.what != "disagrees"]
     if odd:
@@ -215,7 +215,7 @@ def _faults(content: PixelReport) -> Iterator[str]:
 def _chances(content: PixelReport) -> Iterator[str]:
     scores = content.scores
     if content.history is None or content.strategy == "head":
-        yield "Train deeper: --strategy partial:2 goes on with the last stages of the network, which so far is as it was."
+        yield "Train deeper: --strategy partial:2 trains the last stages of the network too, which so far is as it was."
     yield from _weakest(scores)
     half = (scores.iou.high - scores.iou.low) / 2
     if half > WIDE:
@@ -247,7 +247,7 @@ def limits_of(content: PixelReport) -> tuple[str, ...]:
 def _limits(content: PixelReport) -> Iterator[str]:
     scores = content.scores
     if scores.kind == "saliency":
-        yield "It tells an object from what is around it, whatever the object is, and finds one in images without any too."
+        yield "It tells an object from what is around it, whatever the object is; where there is none it may find one."
     else:
         known = counted(len(scores.classes), "class", "classes")
         yield f"It knows {known} and gives one of them to every pixel, whatever is there: it has no answer for other things."
