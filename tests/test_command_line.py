@@ -132,7 +132,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
     lib = Library()
     modules: dict[str, dict[str, Any]] = {
         "regraft.pipeline": {"fit": lib.fit},
-        "regraft.saved": {"load": lambda folder, **options: lib.open(f"run {folder}", **options)},
+        "regraft.saved": {"load_classifier": lambda folder, **options: lib.open(f"run {folder}", **options)},
         "regraft.fitted": {"pretrained": lib.open, "Fitted": StandIn},
         "regraft.cache.stream": {"BATCH": 4},
         "regraft.cache.answer": {"MANY": 1000},

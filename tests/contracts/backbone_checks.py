@@ -21,7 +21,8 @@ from regraft.backbone.weights import forget
 from regraft.errors import RegraftError
 from regraft.evaluate.metrics import score
 from regraft.fitted import Fitted
-from regraft.saved import load, to_saved
+from regraft.saved import load_classifier as load
+from regraft.saved import to_saved
 from regraft.values import HeadChoice, Predictions, RunSummary
 
 CLASSES = ("a", "b", "c")

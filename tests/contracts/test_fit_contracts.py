@@ -23,7 +23,7 @@ from regraft.evaluate.table import read_predictions
 from regraft.fitted import Fitted
 from regraft.pipeline import fit
 from regraft.recipe import Data, Recipe
-from regraft.saved import load
+from regraft.saved import load_classifier as load
 from regraft.strategies import Auto, Features, Full, Gradual, Head, Norm, Partial, Scratch, Strategy, Training
 from regraft.train.chance import seeded
 
