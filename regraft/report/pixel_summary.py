@@ -15,6 +15,7 @@ from regraft.segments import PixelScores
 from regraft.values import History, Interval
 
 WIDE = 0.03  # half an interval of the IoU, beyond which more images to judge with are worth having
+FEW = 6  # below so many images a bootstrap's intervals are too narrow to compare
 POOR = 0.5  # below this IoU an answer misses or invents about as much as it finds
 WHAT = {
     "empty": "nothing but background",
@@ -78,10 +79,10 @@ def training_verdict(history: History, measure: str) -> str:
     )
     sure = history.gain_se > 0 and abs(history.gain) > student(history.validation - 1) * history.gain_se
     chance = "more than chance explains" if sure else "though chance can explain it"
+    if abs(history.accuracy.value - history.solved.value) < 5e-4:
+        return f"Training did as well as the solved per-pixel probe: {figures}."
     if history.gain < 0:
         return f"Training did worse than the solved per-pixel probe: {figures}, {chance}."
-    if not history.gain:
-        return f"Training did as well as the solved per-pixel probe: {figures}."
     return f"Training did better than the solved per-pixel probe: {figures}, {chance}."
 
 
@@ -121,6 +122,8 @@ def _agreement(content: PixelReport) -> str:
         return ""
     test, crossed = content.scores.iou, content.validation.iou
     gave = f"The {counted(crossed.n, 'validation image')} gave {percent(crossed.value)} ({span(crossed)}): "
+    if min(test.n, crossed.n) < FEW:
+        return gave + "so few images cannot tell whether the two differ."
     if not _unlike(test, crossed):
         return gave + "the two agree within chance."
     side = "lower" if test.value < crossed.value else "higher"
