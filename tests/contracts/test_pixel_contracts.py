@@ -25,7 +25,7 @@ from regraft.train.chance import seeded
 BACKBONES = {
     "efficientnet_lite0": (None, 64),
     "torchvision:swin_t": ("none", 64),
-    "timm:vit_tiny_patch16_224": ("none", 64),
+    "timm:vit_tiny_patch16_224": ("none", None),
 }
 HEAD = Decoding(epochs=1, views=1, precision="fp32")
 # Every decoder and every strategy with every network. Few steps: what every fit keeps does not hang on how long it is.
@@ -37,7 +37,7 @@ TRAINED: dict[str, tuple[str, Strategy]] = {
     "partial-unet": ("unet", Partial(stages=1, epochs=1, views=1, batch_size=8, precision="fp32")),
     "norm-small": ("small", Norm(epochs=1, batch_size=8, precision="fp32")),
     "full-small": ("small", Full(epochs=1, batch_size=8, precision="fp32")),
-    "gradual-linear": ("linear", Gradual(epochs=1, phases=1, views=1, batch_size=8, precision="fp32")),
+    "gradual-linear": ("linear", Gradual(epochs=1, phases=2, views=1, batch_size=8, precision="fp32")),
 }
 KINDS: tuple[Kind, ...] = ("saliency", "semantic")
 CASES = [(name, how) for name in BACKBONES for how in TRAINED]
@@ -138,7 +138,9 @@ def test_the_run_folder_and_the_scores(case: Case) -> None:
     assert 0 < summary.threshold < 1
     trained = case.how != "probe"
     assert (summary.history is not None) == trained
-    assert summary.strategy == (case.how.split("-")[0] if trained else "head").replace("partial", "partial:1")
+    assert summary.strategy == (case.how.split("-")[0] if trained else "head").replace("partial", "partial:1").replace(
+        "gradual", "gradual:1"
+    )
     assert summary.decoder == TRAINED[case.how][0]
 
 
@@ -163,8 +165,9 @@ def test_nothing_of_what_is_frozen_moved(case: Case) -> None:
     before_state, after_state = original.module.state_dict(), after.module.state_dict()
     assert list(before_state) == list(after_state)
     moved = {name for name in before_state if not torch.equal(before_state[name], after_state[name])}
-    plan = plan_training(original, "partial:1" if kept.startswith("gradual") else kept)
+    plan = plan_training(original, "partial:2" if kept.startswith("gradual") else kept)
     assert moved <= set(plan.trainable), "frozen weights, and statistics of norms, stay"
     history = case.fitted.summary.history
     assert history is not None
-    assert bool(moved) == (history.chosen > 0)
+    # Of gradual unfreezing the first phase trains the head alone, and may be all that helped.
+    assert bool(moved) == (history.chosen > (1 if kept.startswith("gradual") else 0))
