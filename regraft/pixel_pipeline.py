@@ -31,6 +31,7 @@ from regraft.train.fit_network import fit_network
 from regraft.train.kept_pixels import counts_in, overlaps, pixels_in
 from regraft.train.pixel_network import PixelHead
 from regraft.train.setting import Model, Setting
+from regraft.train.strategy import resolved
 
 _MOST_FINDINGS = 20
 
@@ -96,7 +97,7 @@ def _check_supported(recipe: Recipe) -> None:
 
 def _strategy(recipe: Recipe) -> Trained | None:
     """What is to be trained; None for the probe alone."""
-    chosen = recipe.strategy
+    chosen = resolved(recipe.strategy)
     if isinstance(chosen, Decoding):
         return None if recipe.decoder == PROBE_ALONE else chosen
     if isinstance(chosen, Auto):
