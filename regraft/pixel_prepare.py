@@ -13,7 +13,7 @@ from regraft.audits.audit import names_of
 from regraft.audits.copies import copies_of, find_copies
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone
-from regraft.backbone.pyramid import Level, pyramid_boundary, pyramid_of
+from regraft.backbone.pyramid import Level, counted_from, pyramid_boundary, pyramid_of
 from regraft.cache.engines import give_back, pick_device
 from regraft.cache.extract import Activations, Extracted, extract_pixels
 from regraft.cache.labels import Labels, keep_labels
@@ -88,6 +88,7 @@ def prepare_pixels(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared
         side = _usual_side(split.train)
         backbone = _windowed(recipe, side, progress)
         levels = tuple(level for level in pyramid_of(backbone) if level.stride >= FINEST_STRIDE)
+        backbone = counted_from(backbone, levels)
     with clock("features"):
         extracted = _decoded(recipe, samples, split, backbone, progress)
     with clock("copies"):

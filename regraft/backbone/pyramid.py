@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from torch import Tensor, fx
@@ -82,6 +82,17 @@ def _not_widened(levels: Sequence[Level]) -> Level:
     last = levels[-1]
     before = [level for level in levels[:-1] if level.stride == last.stride]
     return before[-1] if before and last.channels >= _WIDENED * before[-1].channels else last
+
+
+def counted_from(backbone: Backbone, levels: Sequence[Level]) -> Backbone:
+    """The network with its stages numbered from the end of the last level: nothing reads what comes after that.
+
+    EfficientNet's last stage widens for a classifier; to train it would change no answer for a pixel.
+    """
+    end = 1 + max(i for i, stage in enumerate(backbone.stages) if stage.node in {level.node for level in levels})
+    last = max((stage.number or 0 for stage in backbone.stages[end:]), default=0)
+    numbers = [stage.number - last if stage.number and stage.number > last else None for stage in backbone.stages]
+    return replace(backbone, stages=tuple(replace(one, number=n) for one, n in zip(backbone.stages, numbers, strict=True)))
 
 
 def pyramid_boundary(backbone: Backbone, levels: Sequence[Level]) -> Boundary:
