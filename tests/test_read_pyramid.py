@@ -59,14 +59,14 @@ class Branching(Flat):
         return super().forward(images if images.sum() > 0 else -images)
 
 
-def test_the_last_stage_at_each_resolution() -> None:
+def test_the_last_stage_at_each_resolution_before_it_widens_for_a_classifier() -> None:
     levels = pyramid_of(load_backbone("efficientnet_lite0", weights="none", size=64))
     assert [(level.stage, level.stride, level.channels) for level in levels] == [
         ("blocks.0", 2, 16),
         ("blocks.1", 4, 24),
         ("blocks.2", 8, 40),
         ("blocks.4", 16, 112),
-        ("bn2", 32, 1280),
+        ("blocks.6", 32, 320),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from regraft.data.class_list import read_class_list
@@ -92,8 +93,10 @@ def settle_test(split: Split, data: Data, mask_map: MaskMap, *, progress: Progre
 def _called(sample: Sample, samples: Samples) -> str:
     """The mask's path as people know it."""
     assert sample.mask is not None
-    inside = sample.mask.is_relative_to(samples.root)
-    return printable(sample.mask.relative_to(samples.root).as_posix() if inside else sample.mask)
+    if sample.mask.is_relative_to(samples.root):
+        return printable(sample.mask.relative_to(samples.root).as_posix())
+    # The beginning of a long path would leave no room for what is wrong with it.
+    return printable(Path(*sample.mask.parts[-2:]).as_posix())
 
 
 def _problem(sample: Sample, look: MaskLook, size: tuple[int, int], mask_map: MaskMap) -> Rejected | None:

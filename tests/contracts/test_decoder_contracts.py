@@ -18,7 +18,7 @@ from regraft.backbone.freeze import apply_plan, plan_training, set_modes
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone
 from regraft.backbone.pixel_probe import PixelProbe
-from regraft.backbone.pyramid import Level, pyramid_boundary, pyramid_of
+from regraft.backbone.pyramid import Level, counted_from, pyramid_boundary, pyramid_of
 from regraft.backbone.segmenter import Segmenter, background_of, plan_for, takes_any_size
 from regraft.errors import UsageError
 
@@ -158,7 +158,7 @@ def test_a_frozen_network_stays_as_it_is_bit_for_bit(kind: str, given: Given) ->
 def test_partial_training_reaches_the_last_stage_and_shares_nothing_with_the_network_given(given: Given) -> None:
     before = copy.deepcopy(given.backbone.module.state_dict())
     segmenter = Segmenter(given.backbone, given.levels, given.decoder("small"))
-    plan = plan_for(segmenter, plan_training(given.backbone, "partial:1"))
+    plan = plan_for(segmenter, plan_training(counted_from(given.backbone, given.levels), "partial:1"))
     apply_plan(segmenter, plan)
     set_modes(segmenter, plan, training=True)
     segmenter(given.images).square().mean().backward()
