@@ -42,7 +42,7 @@ from regraft.train.learning import laid_out
 from regraft.train.lessons import Learner, Lessons
 from regraft.train.observed import Observed, observe
 from regraft.train.path import choose_l2
-from regraft.train.pixel_losses import parse_loss
+from regraft.train.pixel_losses import parse_loss, pixel_class_weights
 from regraft.train.pixel_network import on_values
 from regraft.train.pixel_probe import sample_pixels
 from regraft.values import Sample, Samples, Split
@@ -268,7 +268,7 @@ def _solve(
         l2=head.choice.l2,
         balanced=balanced,
         decoder=decoder,
-        loss=parse_loss(recipe.loss),
+        loss=parse_loss(recipe.loss, _class_weights(sampled.targets_P, classes) if balanced else None),
     )
     lessons = Lessons(
         read=lambda rows, _: laid_out(views.read(rows, None)),
@@ -286,6 +286,11 @@ def _solve(
         order.append(own)
     rows_NM = np.concatenate(parts)[np.argsort(np.concatenate(order))]
     return task, replace(head, out_of_fold_NK=rows_NM.astype(np.float64))
+
+
+def _class_weights(targets_P: NDArray[np.int64], classes: int) -> tuple[float, ...]:
+    """Of classes by how many of the sampled pixels they have."""
+    return tuple(float(weight) for weight in pixel_class_weights(np.bincount(targets_P, minlength=classes)))
 
 
 def _still(module: nn.Module) -> Learner:

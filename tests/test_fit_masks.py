@@ -11,6 +11,7 @@ from mask_scenes import paint_scenes, scene
 from training_problems import Stopped, states_in
 
 import regraft
+from regraft import pixel_prepare
 from regraft.artifact.checkpoint import save_checkpoint
 from regraft.cli.main import main
 from regraft.errors import UsageError
@@ -181,3 +182,22 @@ def test_commands_for_classes_of_images_say_so(
     assert code == 2
     assert "Traceback" not in said
     assert "pixel" in said or "mask" in said
+
+
+def test_balance_weighs_rare_classes_in_the_loss_of_a_decoder_too(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, ...] | None] = []
+    real = pixel_prepare.parse_loss
+
+    def parse(text: str, weights: tuple[float, ...] | None = None) -> object:
+        asked.append(weights)
+        return real(text, weights)
+
+    monkeypatch.setattr(pixel_prepare, "parse_loss", parse)
+    fit(root, tmp_path / "plain")
+    fit(root, tmp_path / "balanced", strategy=Head(balance="auto"))
+    plain, balanced = asked
+    assert plain is None
+    assert balanced is not None
+    assert balanced[1] > 1 > balanced[0]
