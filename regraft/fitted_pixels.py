@@ -25,6 +25,7 @@ from regraft.inputs import checked_paths
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device
 from regraft.segments import Kind, MaskMap, PixelAnswer, PixelCounts, PixelEvaluation, PixelSummary
+from regraft.task.classify import groups_of
 from regraft.tiling import Answer, answer_image
 from regraft.train.pixel_network import PixelHead
 from regraft.values import Rejected, Sample
@@ -159,9 +160,8 @@ class FittedPixels:
                     kept.append(sample)
                     rows.append(self._counted(sample, image, mask_map or self.mask_map, where))
                 task.advance()
-        groups = None if all(sample.group is None for sample in kept) else tuple(s.group or f"/{s.name}" for s in kept)
         names = tuple(sample.name for sample in kept)
-        return gather_counts(rows, names, self.classes, self.kind, groups), tuple(rejected)
+        return gather_counts(rows, names, self.classes, self.kind, groups_of(kept)), tuple(rejected)
 
     def _counted(self, sample: Sample, image: Image.Image, mask_map: MaskMap, device: str) -> ImageCounts:
         assert sample.mask is not None, "read with its mask"

@@ -24,6 +24,7 @@ from regraft.saved import fingerprint, versions
 from regraft.saved_pixels import save_pixels
 from regraft.segments import BACKGROUND, MaskFinding, PixelCounts, PixelScores, PixelSummary
 from regraft.strategies import Auto, Decoding, Head, Trained
+from regraft.task.classify import groups_of
 from regraft.train.by_pixel import PROBE_ALONE
 from regraft.train.checkpoints import Identity, Resume, asked_of, forget, keepers_in, machine
 from regraft.train.curves import Curves
@@ -247,9 +248,8 @@ def _counts(
     ready: PreparedPixels, rows_NM: NDArray[np.float64] | NDArray[np.float32], images: NDArray[np.int64]
 ) -> PixelCounts:
     samples = [ready.observed.train[i] for i in images]
-    groups = None if all(sample.group is None for sample in samples) else tuple(s.group or f"/{s.name}" for s in samples)
     names = tuple(sample.name for sample in samples)
-    return counts_in(ready.task.layout, rows_NM, names, ready.mask_map.classes, groups)
+    return counts_in(ready.task.layout, rows_NM, names, ready.mask_map.classes, groups_of(samples))
 
 
 def _findings(ready: PreparedPixels) -> tuple[MaskFinding, ...]:

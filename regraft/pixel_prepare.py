@@ -9,9 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from regraft.audits.audit import names_of
-from regraft.audits.copies import copies_of, find_copies
-from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone
 from regraft.backbone.pyramid import Level, counted_from, pyramid_boundary, pyramid_of
 from regraft.cache.engines import give_back, pick_device
@@ -26,21 +23,19 @@ from regraft.data.masked import read_masked, read_masked_evaluation
 from regraft.data.masks import read_labels
 from regraft.data.problem import Problem
 from regraft.data.settle import settle_masks, settle_test
-from regraft.data.split import keep_together, split_samples
+from regraft.data.split import split_samples
 from regraft.errors import UsageError
-from regraft.findings import Alike, Copies
-from regraft.memo import key_of, remembered
-from regraft.prepare import MOST_REJECTED, described, looks_of, numbered, reordered
+from regraft.findings import Copies
+from regraft.prepare import load_named, most_rejected, with_copies
 from regraft.progress import Progress, Silent
 from regraft.recipe import Recipe
 from regraft.segments import MaskMap
 from regraft.train.by_pixel import Pixels
-from regraft.train.chance import seeded
 from regraft.train.head_fit import HeadFit, describe_fit
 from regraft.train.judge import answers
 from regraft.train.learning import laid_out
 from regraft.train.lessons import Learner, Lessons
-from regraft.train.observed import Observed, observe
+from regraft.train.observed import Observed
 from regraft.train.path import choose_l2
 from regraft.train.pixel_losses import parse_loss, pixel_class_weights
 from regraft.train.pixel_network import on_values
@@ -82,24 +77,17 @@ def prepare_pixels(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared
     with clock("backbone"):
         # Before the data: a wrong name is told at once.
         pick_device(recipe.device)
-        _load(recipe, recipe.size, progress)
+        named = _padded(load_named(recipe, recipe.size, progress))
     with clock("data"):
         samples, mask_map, split, test_map = _read(recipe, progress)
         side = _usual_side(split.train)
-        backbone = _windowed(recipe, side, progress)
+        backbone = _windowed(recipe, named, side, progress)
         levels = tuple(level for level in pyramid_of(backbone) if level.stride >= FINEST_STRIDE)
         backbone = counted_from(backbone, levels)
     with clock("features"):
         extracted = _decoded(recipe, samples, split, backbone, progress)
     with clock("copies"):
-        alike = _alike(recipe, split, extracted)
-        together = keep_together(split, recipe.data, recipe.seed, numbered(alike, split))
-        if together.how != split.how:
-            progress.note(together.how)
-        extracted = extracted.reordered(reordered(split, together))
-        split = together
-        observed = observe(split, extracted)
-        copies = copies_of(alike, *described(observed.train, observed.test))
+        split, extracted, observed, copies = with_copies(recipe, split, extracted, progress)
     with clock("masks"):
         labels = _labels(observed, mask_map, test_map, backbone, cache, progress)
     with clock("head"):
@@ -121,31 +109,19 @@ def prepare_pixels(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared
     )
 
 
-def _load(recipe: Recipe, size: int | None, progress: Progress) -> Backbone:
-    with seeded(recipe.seed):  # random weights follow from the seed
-        backbone = load_backbone(
-            recipe.backbone,
-            weights=recipe.weights,
-            size=size,
-            whole_image=True,
-            trust=recipe.trust,
-            head_path=recipe.head_path,
-            channels=recipe.channels,
-        )
-    for note in backbone.notes:
-        progress.note(note)
+def _padded(backbone: Backbone) -> Backbone:
     return replace(backbone, preprocess=replace(backbone.preprocess, fit="pad"))
 
 
-def _windowed(recipe: Recipe, side: int, progress: Progress) -> Backbone:
-    """The network at the size of the images, as far as it can work at that."""
+def _windowed(recipe: Recipe, named: Backbone, side: int, progress: Progress) -> Backbone:
+    """The network at the size of the images, as far as it can work at that; at the size that was asked for, where one was."""
     if recipe.size is not None:
-        return _load(recipe, recipe.size, Silent())
+        return named
     size = min(_LARGEST, max(_SMALLEST, -(-side // _STRIDE) * _STRIDE))
     try:
-        backbone = _load(recipe, size, Silent())
+        backbone = _padded(load_named(recipe, size, Silent()))
     except UsageError:
-        backbone = _load(recipe, None, Silent())  # a network of one size
+        backbone = named  # a network of one size
     progress.note(f"images of {side} pixels on the longer side, as a rule, worked with at {backbone.preprocess.width} (--size)")
     return backbone
 
@@ -178,30 +154,14 @@ def _usual_side(samples: Sequence[Sample]) -> int:
 
 
 def _decoded(recipe: Recipe, samples: Samples, split: Split, backbone: Backbone, progress: Progress) -> Extracted:
-    images = [*split.train, *split.test]
-    already = len(samples.rejected) + len(split.rejected)
-    most = None if recipe.data.skip_bad else max(0, int(MOST_REJECTED * (len(images) + already)) - already)
     return extract_pixels(
-        images,
+        [*split.train, *split.test],
         backbone.preprocess,
         cache=recipe.cache or default_folder(),
         device=recipe.device,
-        most_rejected=most,
+        most_rejected=most_rejected(recipe, samples, split),
         progress=progress,
     )
-
-
-def _alike(recipe: Recipe, split: Split, extracted: Extracted) -> tuple[Alike, ...]:
-    images = [*split.train, *split.test]
-    kept = [images[i] for i in extracted.kept_M]
-    inside = int(np.count_nonzero(extracted.kept_M < len(split.train)))
-    names = names_of(kept[:inside], kept[inside:])
-    key = key_of("copies", "pixels", names, extracted.digests)
-
-    def find() -> tuple[Alike, ...]:
-        return tuple(find_copies(looks_of(extracted), extracted.digests, names))
-
-    return remembered(recipe.cache or default_folder(), key, tuple[Alike, ...], find)
 
 
 def _labels(
@@ -247,7 +207,7 @@ def _solve(
     count, classes = len(observed.train), len(mask_map.classes)
     views.ensure(np.arange(count), None, progress)
     sampled = sample_pixels(lambda rows: views.read(rows, None), levels, labels, count, recipe.seed, progress)
-    balanced = getattr(recipe.strategy, "balance", "none") == "auto"
+    balanced = recipe.strategy.balance == "auto"
     folds_P = observed.folds_N[sampled.images_P]
     result = choose_l2(
         sampled.features_PD,

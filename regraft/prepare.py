@@ -82,15 +82,7 @@ def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
     with clock("features"):
         extracted = _extract(recipe, samples, split, backbone, progress)
     with clock("copies"):
-        alike = _alike(recipe, split, extracted)
-        together = keep_together(split, recipe.data, recipe.seed, numbered(alike, split))
-        if together.how != split.how:
-            progress.note(together.how)
-        extracted = extracted.reordered(reordered(split, together))
-        split = together
-        observed = observe(split, extracted)
-        give_back()
-        copies = copies_of(alike, *described(observed.train, observed.test))
+        split, extracted, observed, copies = with_copies(recipe, split, extracted, progress)
     with clock("head"):
         # Always: it costs little, and whatever costs more starts from it or has to beat it.
         solved = solve(recipe, baseline, split, observed, extracted, progress)
@@ -109,14 +101,33 @@ def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
     )
 
 
+def with_copies(
+    recipe: Recipe, split: Split, extracted: Extracted, progress: Progress
+) -> tuple[Split, Extracted, Observed, tuple[Copies, ...]]:
+    """The split with copies on one side, what was extracted in its order, what could be read, and the copies."""
+    alike = _alike(recipe, split, extracted)
+    together = keep_together(split, recipe.data, recipe.seed, numbered(alike, split))
+    if together.how != split.how:
+        progress.note(together.how)
+    extracted = extracted.reordered(_order(split, together))
+    observed = observe(together, extracted)
+    give_back()
+    return together, extracted, observed, copies_of(alike, *described(observed.train, observed.test))
+
+
 def _load(recipe: Recipe, progress: Progress) -> Backbone:
     if recipe.go_on_from is not None:
         return _network_of(recipe, recipe.go_on_from, progress)
+    return load_named(recipe, recipe.size, progress)
+
+
+def load_named(recipe: Recipe, size: int | None, progress: Progress) -> Backbone:
+    """The backbone of the recipe at a size."""
     with seeded(recipe.seed):  # random weights follow from the seed
         backbone = load_backbone(
             recipe.backbone,
             weights=recipe.weights,
-            size=recipe.size,
+            size=size,
             whole_image=True,
             trust=recipe.trust,
             head_path=recipe.head_path,
@@ -170,21 +181,25 @@ def _read(recipe: Recipe, progress: Progress) -> tuple[Samples, Split]:
 
 
 def _extract(recipe: Recipe, samples: Samples, split: Split, backbone: Backbone, progress: Progress) -> Extracted:
-    images = [*split.train, *split.test]
-    already = len(samples.rejected) + len(split.rejected)
-    most = None if recipe.data.skip_bad else max(0, int(MOST_REJECTED * (len(images) + already)) - already)
     extracted = extract_features(
-        images,
+        [*split.train, *split.test],
         backbone,
         later_stages(backbone),
         cache=recipe.cache or default_folder(),
         device=recipe.device,
-        most_rejected=most,
+        most_rejected=most_rejected(recipe, samples, split),
         with_looks=True,
         progress=progress,
     )
     give_back()
     return extracted
+
+
+def most_rejected(recipe: Recipe, samples: Samples, split: Split) -> int | None:
+    """How many more images may turn out unreadable; None: any number."""
+    already = len(samples.rejected) + len(split.rejected)
+    images = len(split.train) + len(split.test)
+    return None if recipe.data.skip_bad else max(0, int(MOST_REJECTED * (images + already)) - already)
 
 
 def solve(
@@ -237,7 +252,7 @@ def numbered(alike: Sequence[Alike], split: Split) -> NDArray[np.int64]:
     return np.array([numbers[groups[name]] if name in groups else -1 for name in names], np.int64)
 
 
-def reordered(before: Split, after: Split) -> NDArray[np.int64]:
+def _order(before: Split, after: Split) -> NDArray[np.int64]:
     """Where each image of the one split stood in the other."""
     if not after.drawn:
         return np.arange(len(after.train) + len(after.test), dtype=np.int64)

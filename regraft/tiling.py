@@ -16,7 +16,7 @@ from torch import nn
 
 from regraft.backbone.features import FromPixels
 from regraft.cache.engines import TorchEngine
-from regraft.data.preprocess import Preprocess, to_input_size
+from regraft.data.preprocess import RESAMPLING, Preprocess, padded_box, to_input_size
 from regraft.evaluate.probability import probabilities as probabilities_of
 from regraft.resizing import resized_rows
 
@@ -30,12 +30,6 @@ WHOLE_UP_TO: Final = 2.0
 # Of a tile's side: what it shares with the next, and over which its weight falls to its border.
 OVERLAP: Final = 0.25
 BATCH: Final = 8
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,19 +133,11 @@ def _probabilities(logits_CRW: Logits) -> NDArray[np.float64]:
     return probabilities_of(logits_PC, multi_label=channels == 1).T.reshape(channels, rows, width)
 
 
-def padded_box(height: int, width: int, preprocess: Preprocess) -> tuple[int, int, int, int]:
-    """Where "pad" puts an image in the window: (left, top, right, bottom)."""
-    scale = min(preprocess.width / width, preprocess.height / height)
-    inner_width, inner_height = max(1, round(width * scale)), max(1, round(height * scale))
-    left, top = (preprocess.width - inner_width) // 2, (preprocess.height - inner_height) // 2
-    return left, top, left + inner_width, top + inner_height
-
-
 def _whole(image: Image.Image, ask: Ask, preprocess: Preprocess) -> tuple[tuple[int, int], Iterator[Logits]]:
-    shown = to_input_size(image, replace(preprocess, fit="pad"))
-    left, top, right, bottom = padded_box(image.height, image.width, preprocess)
-    logits_Chw = ask(shown[np.newaxis])[0, :, top:bottom, left:right]
-    return (bottom - top, right - left), iter([logits_Chw])
+    padding = replace(preprocess, fit="pad")
+    left, top, width, height = padded_box(image.size, padding)
+    logits_Chw = ask(to_input_size(image, padding)[np.newaxis])[0, :, top : top + height, left : left + width]
+    return (height, width), iter([logits_Chw])
 
 
 # -- tiles
@@ -219,7 +205,7 @@ def _strip(image: Image.Image, size: tuple[int, int], top: int, preprocess: Prep
     first, last = max(0, top), min(height, top + preprocess.height)
     ratio = image.height / height
     box = (0.0, first * ratio, float(image.width), min(float(image.height), last * ratio))
-    resample = _RESAMPLING[preprocess.interpolation]
+    resample = RESAMPLING[preprocess.interpolation]
     colours, alpha = _apart(image, preprocess.channels)
     shown = colours.resize((width, last - first), resample, box=box)
     if preprocess.channels == 1:

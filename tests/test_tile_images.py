@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from regraft.data.preprocess import Preprocess, to_input_size
+from regraft.data.preprocess import Preprocess, padded_box, to_input_size
 from regraft.resizing import resized_rows
 from regraft.tiling import (
     answer_image,
@@ -19,7 +19,6 @@ from regraft.tiling import (
     blend_weights,
     decide,
     logits_of_image,
-    padded_box,
     tile_scale,
 )
 
@@ -92,7 +91,8 @@ def test_tiles_have_the_channels_of_the_network(channels: int, of_image: int) ->
 def test_an_image_shown_whole_is_the_window_of_training_without_its_padding(size: tuple[int, int]) -> None:
     pixels = noise(*size)
     window = to_input_size(Image.fromarray(pixels), RGB)
-    left, top, right, bottom = padded_box(*size, RGB)
+    left, top, width, height = padded_box(size[::-1], RGB)
+    right, bottom = left + width, top + height
     expected = interpolated(per_pixel(window[np.newaxis])[0][:, top:bottom, left:right], size)
     got = logits_of_image(shown(pixels), per_pixel, RGB, scale=None)
     assert got.shape == (3, *size)
@@ -103,7 +103,8 @@ def test_an_image_shown_whole_is_the_window_of_training_without_its_padding(size
 def test_the_padded_box_is_where_training_puts_the_image(size: tuple[int, int]) -> None:
     black = Image.new("RGB", (size[1], size[0]), (0, 0, 0))
     dark = (to_input_size(black, RGB) < 128).all(axis=2)
-    left, top, right, bottom = padded_box(*size, RGB)
+    left, top, width, height = padded_box(size[::-1], RGB)
+    right, bottom = left + width, top + height
     assert dark.sum() == (right - left) * (bottom - top)
     assert dark[top:bottom, left:right].all()
 

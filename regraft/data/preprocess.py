@@ -12,7 +12,7 @@ from regraft.errors import UsageError
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Fit = Literal["crop", "squash", "pad"]
 
-_RESAMPLING = {
+RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -123,7 +123,7 @@ def _resized(image: Image.Image, preprocess: Preprocess, canvas: Image.Image) ->
     if preprocess.fit == "pad":
         return _pad(image, canvas, preprocess)
     box = crop_box(image.size, preprocess) if preprocess.fit == "crop" else None
-    return image.resize(canvas.size, _RESAMPLING[preprocess.interpolation], box=box)
+    return image.resize(canvas.size, RESAMPLING[preprocess.interpolation], box=box)
 
 
 def crop_box(size: tuple[int, int], preprocess: Preprocess) -> tuple[float, float, float, float]:
@@ -164,5 +164,5 @@ def padded_box(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, int,
 
 def _pad(image: Image.Image, canvas: Image.Image, preprocess: Preprocess) -> Image.Image:
     left, top, width, height = padded_box(image.size, preprocess)
-    canvas.paste(image.resize((width, height), _RESAMPLING[preprocess.interpolation]), (left, top))
+    canvas.paste(image.resize((width, height), RESAMPLING[preprocess.interpolation]), (left, top))
     return canvas
