@@ -26,7 +26,7 @@ from regraft.progress import Progress, Silent
 from regraft.recipe import Data, Device
 from regraft.segments import Kind, MaskMap, PixelAnswer, PixelCounts, PixelEvaluation, PixelSummary
 from regraft.task.classify import groups_of
-from regraft.tiling import Answer, answer_image
+from regraft.tiling import Answer, Ask, answer_image, asking
 from regraft.train.pixel_network import PixelHead
 from regraft.values import Rejected, Sample
 
@@ -73,8 +73,14 @@ class FittedPixels:
         return Segmenter(self.backbone, self.head.levels, head).eval()
 
     @cached_property
-    def _module(self) -> nn.Module:
-        return self.to_torch()
+    def _asking(self) -> dict[str, Ask]:
+        return {}
+
+    def _ask(self, device: str) -> Ask:
+        """What answers windows on `device`, made once."""
+        if device not in self._asking:
+            self._asking[device] = asking(self.to_torch(), self.backbone.preprocess, device)
+        return self._asking[device]
 
     def predict(
         self,
@@ -177,12 +183,11 @@ class FittedPixels:
     def _answer(self, image: Image.Image, device: str, *, whole: bool, probabilities: bool) -> Answer:
         return answer_image(
             image,
-            self._module,
+            self._ask(device),
             self.backbone.preprocess,
             usual_side=None if whole else self.usual_side,
             threshold=self.threshold,
             probabilities=probabilities,
-            device=device,
         )
 
     def _shares(self, labels_HW: NDArray[np.uint8]) -> tuple[tuple[str, float], ...]:

@@ -3,6 +3,8 @@
 What was learned from data is never in here; see `values`.
 """
 
+import difflib
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +18,10 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Task = Literal["classification", "saliency", "semantic"]
+# What reads the maps of a network where every pixel has an answer; "linear" is the solved probe alone.
+DecoderKind = Literal["linear", "small", "unet", "fpn", "deeplabv3+"]
 LARGEST_MASK_VALUE = 65535  # of 16 bits
 DEFAULT_BACKBONE = "efficientnet_lite0"
-DECODERS = ("auto", "linear", "small", "unet", "fpn", "deeplabv3+")
 LOSSES = ("ce", "dice", "lovasz", "focal")
 DEFAULT_LOSS = "ce+dice"
 
@@ -42,16 +45,37 @@ def check_abstaining(max_error: float | None, coverage: float | None) -> None:
             )
 
 
-def check_loss(loss: str) -> None:
-    """Raise UsageError unless `loss` is a sum of known terms: ce+dice, or with weights 2*ce+lovasz."""
-    terms = [re.fullmatch(r"(?:(\d+(?:\.\d+)?)\*)?([a-z]+)", term.strip()) for term in loss.split("+")]
-    names = [term[2] for term in terms if term and float(term[1] or 1) > 0]
-    if len(names) < len(terms) or not set(names) <= set(LOSSES) or len(set(names)) < len(names):
+def loss_terms(text: str) -> tuple[tuple[str, float], ...]:
+    """Names and weights of a sum of losses, such as ce+dice or ce+0.5*lovasz. Raises UsageError for anything else."""
+    terms = tuple(_loss_term(part, text) for part in text.split("+"))
+    names = [name for name, _ in terms]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
         raise UsageError(
-            expected=f"--loss as a sum of {', '.join(LOSSES)}, each once, with weights where wanted",
-            got=repr(loss),
-            fix=f"give for example {DEFAULT_LOSS}, or ce+0.5*lovasz",
+            expected="each loss once in a sum", got=f"{twice[0]} twice in {text!r}", fix=f"give it a weight: 2*{twice[0]}"
         )
+    return terms
+
+
+def _loss_term(part: str, text: str) -> tuple[str, float]:
+    factor, _, name = part.strip().lower().rpartition("*")
+    name = name.strip()
+    if name not in LOSSES:
+        near = difflib.get_close_matches(name, LOSSES, 1)
+        raise UsageError(
+            expected=f"--loss as a loss among {', '.join(LOSSES)}, or a sum such as ce+dice or ce+0.5*dice",
+            got=f"{name!r} in {text!r}" if name else f"{text!r}",
+            fix=f"did you mean {near[0]}?" if near else "choose among these",
+        )
+    try:
+        weight = float(factor) if factor else 1.0
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise UsageError(
+            expected="weights of losses to be numbers above 0", got=f"{part.strip()!r} in {text!r}", fix=f"give 0.5*{name}"
+        )
+    return name, weight
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,8 +234,8 @@ class Recipe:
     def __post_init__(self) -> None:
         check_abstaining(self.max_error, self.coverage)
         one_of("--device", self.device, ("auto", "cpu", "cuda", "mps"))
-        one_of("--decoder", self.decoder, DECODERS)
-        check_loss(self.loss)
+        one_of("--decoder", self.decoder, ("auto", *get_args(DecoderKind)))
+        loss_terms(self.loss)
         check_size(self.size)
         if isinstance(self.strategy, Decoding) and self.data.task == "classification":
             raise UsageError(

@@ -51,28 +51,34 @@ def tile_scale(height: int, width: int, *, usual_side: float, window: int, whole
     return window / usual_side
 
 
+def asking(module: nn.Module, preprocess: Preprocess, device: str = "cpu") -> Ask:
+    """What gives `module`'s answers for windows, in fp32.
+
+    `module` maps normalised windows (N, channels, height, width) of `preprocess` to logits (N, C, height, width), in eval
+    mode; it is moved to `device`.
+    """
+    return TorchEngine(FromPixels(module, preprocess).eval(), device=device, dtype=torch.float32).run
+
+
 def answer_image(
     image: Image.Image,
-    module: nn.Module,
+    ask: Ask,
     preprocess: Preprocess,
     *,
     usual_side: float | None,
     threshold: float = 0.5,
     probabilities: bool = False,
     batch: int = BATCH,
-    device: str = "cpu",
 ) -> Answer:
-    """The class of every pixel of one upright image, at its own size; in fp32, with bounded memory.
+    """The class of every pixel of one upright image, at its own size, with bounded memory.
 
-    `module` maps normalised windows (N, channels, height, width) of `preprocess` to logits (N, C, height, width), in eval
-    mode; it is moved to `device`. `usual_side` is the median longer side of the training images in pixels: images more than
-    twice as large are answered in tiles (`tile_scale`); None shows every image whole. One logit is that of the object, whose
-    label is 1 where its probability is at least `threshold`.
+    `usual_side` is the median longer side of the training images in pixels: images more than twice as large are answered in
+    tiles (`tile_scale`); None shows every image whole. One logit is that of the object, whose label is 1 where its
+    probability is at least `threshold`.
     """
-    engine = TorchEngine(FromPixels(module, preprocess).eval(), device=device, dtype=torch.float32)
     side = max(preprocess.height, preprocess.width)
     scale = usual_side and tile_scale(image.height, image.width, usual_side=usual_side, window=side)
-    strips = answer_strips(image, engine.run, preprocess, scale=scale, batch=batch)
+    strips = answer_strips(image, ask, preprocess, scale=scale, batch=batch)
     return decide(strips, (image.height, image.width), threshold=threshold, probabilities=probabilities)
 
 

@@ -16,6 +16,7 @@ from regraft.resizing import resized_rows
 from regraft.tiling import (
     answer_image,
     answer_strips,
+    asking,
     blend_weights,
     decide,
     logits_of_image,
@@ -214,7 +215,9 @@ def test_a_network_answers_an_image_as_its_pixels_say(usual_side: int | None) ->
     pixels = np.zeros((90, 60, 3), np.uint8)
     pixels[30:60, 20:40, 0] = 255
     pixels[60:, :, 1] = 255
-    answer = answer_image(shown(pixels), module.eval(), RGB, usual_side=usual_side, threshold=0.6, probabilities=True)
+    answer = answer_image(
+        shown(pixels), asking(module.eval(), RGB), RGB, usual_side=usual_side, threshold=0.6, probabilities=True
+    )
     assert answer.labels_HW.shape == (90, 60)
     assert (answer.labels_HW != (pixels[..., 0] == 255)).mean() < 0.05
     assert answer.probabilities_CHW is not None
@@ -227,12 +230,12 @@ import sys
 import numpy as np, torch, torchvision, timm, segmentation_models_pytorch
 from PIL import Image
 from regraft.data.preprocess import Preprocess
-from regraft.tiling import answer_image
+from regraft.tiling import answer_image, asking
 channels = int(sys.argv[1])
 preprocess = Preprocess(height=224, width=224, fit="pad", mean=(0.5,) * 3, std=(0.25,) * 3)
 image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), np.uint8))
 module = torch.nn.Conv2d(3, channels, 1).eval()
-answer = answer_image(image, module, preprocess, usual_side=200, probabilities=channels == 1)
+answer = answer_image(image, asking(module, preprocess), preprocess, usual_side=200, probabilities=channels == 1)
 assert answer.labels_HW.size == 12_000_000
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

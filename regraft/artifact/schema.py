@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationInfo, field_validator, model_validator
 
 from regraft.errors import DataUnusable
+from regraft.recipe import DecoderKind
 from regraft.segments import IGNORE, PixelScores
 from regraft.values import Interval, Scores
 
@@ -299,7 +300,7 @@ class PixelsRecord(_Record):
     `scores` are None where nothing was measured.
     """
 
-    decoder: Literal["linear", "small", "unet", "fpn", "deeplabv3+"]
+    decoder: DecoderKind
     threshold: Share
     usual_side: Annotated[int, Field(ge=1, le=1_000_000)]
     values: Annotated[tuple[tuple[Annotated[int, Field(ge=0, le=65535)], Byte], ...], Field(max_length=65536), FailFast()]

@@ -6,7 +6,7 @@ small 16 M, deeplabv3+ 0.15 G, fpn 0.52 G, unet 0.63 G. At the widths of its lib
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from regraft.backbone.pixel_probe import PerPixelLinear, PixelProbe, Size, Standardise, grid_at, resized
 from regraft.backbone.pyramid import Level, grid_of
 from regraft.errors import UsageError
+from regraft.recipe import DecoderKind
 
-DECODERS: Final = ("linear", "small", "unet", "fpn", "deeplabv3+")
+DECODERS: Final = get_args(DecoderKind)
 
 # Levels wider than this are narrowed by a 1x1 convolution first: a 3x3 convolution on the 1280 channels of
 # EfficientNet-Lite0's last level would cost as much as the whole rest of a decoder.

@@ -5,8 +5,6 @@ focal loss of a softmax that ignores pixels. The same formulas stand here for ea
 library's.
 """
 
-import difflib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from regraft.errors import UsageError
+from regraft.recipe import loss_terms
 from regraft.segments import IGNORE
 
 GAMMA = 2.0  # Lin et al. 2017, table 1b: the best of those tried
@@ -59,13 +57,7 @@ def parse_loss(text: str, class_weights: tuple[float, ...] | None = None) -> Pix
     hinge of an object, the Lovász softmax of classes (Berman et al. 2018). "focal": Lin et al. 2017 with gamma 2. The last
     three but "focal" are means over the classes that are in the image. Raises UsageError for anything else.
     """
-    terms = tuple(_term(part, text) for part in text.split("+"))
-    twice = [name for name, _ in terms if [other for other, _ in terms].count(name) > 1]
-    if twice:
-        raise UsageError(
-            expected="each loss once in a sum", got=f"{twice[0]} twice in {text!r}", fix=f"give it a weight: 2*{twice[0]}"
-        )
-    return PixelLoss(terms=terms, class_weights=class_weights)
+    return PixelLoss(terms=loss_terms(text), class_weights=class_weights)
 
 
 def pixel_class_weights(counts_K: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -82,27 +74,6 @@ def pixel_class_weights(counts_K: NDArray[np.int64]) -> NDArray[np.float64]:
     weights_K = np.clip(ratio_K, 1 / MOST_WEIGHT, MOST_WEIGHT)
     weights_K *= counts_K.sum() / (weights_K * counts_K).sum()
     return np.where(there_K, weights_K, 1.0)
-
-
-def _term(part: str, text: str) -> tuple[str, float]:
-    factor, _, name = part.strip().lower().rpartition("*")
-    name = name.strip()
-    if name not in _TERMS:
-        near = difflib.get_close_matches(name, _TERMS, 1)
-        raise UsageError(
-            expected=f"a loss among {', '.join(_TERMS)}, or a sum such as ce+dice or ce+0.5*dice",
-            got=f"{name!r} in {text!r}" if name else f"{text!r}",
-            fix=f"did you mean {near[0]}?" if near else "choose among these",
-        )
-    try:
-        weight = float(factor) if factor else 1.0
-    except ValueError:
-        weight = math.nan
-    if not 0 < weight < math.inf:
-        raise UsageError(
-            expected="weights of losses to be numbers above 0", got=f"{part.strip()!r} in {text!r}", fix=f"give 0.5*{name}"
-        )
-    return name, weight
 
 
 def _checked(logits: Tensor, labels: Tensor, weights: tuple[float, ...] | None) -> tuple[Tensor, Tensor]:
