@@ -37,6 +37,7 @@ CHOICES = {
     "last, mean deviation": ("last", "mean", "deviation"),
     "last, mean max deviation": ("last", "mean", "max", "deviation"),
     "last, 2x2 means": ("last", "grid"),
+    "last, mean max, 2x2 means": ("last", "mean", "max", "grid"),
     "last, 2x2 means, deviation": ("last", "grid", "deviation"),
 }
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from regraft.artifact.schema import check_class_names
 from regraft.audits.audit import names_of
 from regraft.audits.copies import copies_of, find_copies, groups_of
-from regraft.backbone.features import later_stages
+from regraft.backbone.features import later_stages, pooling_for
 from regraft.backbone.graph import TOKENS
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone
@@ -77,6 +77,7 @@ def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
         recipe = replace(recipe, data=on_disk(recipe.data, recipe.cache or default_folder(), progress=progress))
         samples, split = _read(recipe, progress)
         backbone = _for_small_images(recipe, backbone, split, progress)
+        backbone = pooling_for(backbone, len(split.train) + len(split.test))
         own = own_head_of(strategy, backbone, len(split.classes), seed=recipe.seed)
         baseline = baseline_of(strategy, backbone, own)
     with clock("features"):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from regraft.backbone.catalogue import imagenet_top1
-from regraft.backbone.features import later_stages
+from regraft.backbone.features import later_stages, pooling_for
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone
 from regraft.backbone.sources import EMBEDDED
@@ -165,6 +165,7 @@ def _judge(name: str, recipe: Recipe, split: Split, progress: Progress) -> Judge
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         backbone = load_backbone(name, weights=recipe.weights, size=recipe.size, whole_image=True, trust=recipe.trust)
+        backbone = pooling_for(backbone, len(split.train))
     extracted = _extract(backbone, recipe, split, progress)
     observed = observe(split, extracted)
     head = solve(recipe, Head(), split, observed, extracted, progress)

@@ -148,8 +148,9 @@ def _head_tensors(head: HeadWeights | OwnHead) -> dict[str, NDArray[Any]]:
 def _features_record(backbone: Backbone, head: HeadWeights | OwnHead) -> FeaturesRecord:
     if isinstance(head, OwnHead):
         taps = (head.stage,) if head.stage else ()
-        return FeaturesRecord(kind="own", taps=taps, width=offer_at(backbone, head.stage).channels)
-    return FeaturesRecord(kind="stages" if head.taps else "last", taps=head.taps, width=int(head.weight_KD.shape[1]))
+        return FeaturesRecord(kind="own", taps=taps, width=offer_at(backbone, head.stage).channels, pooling=backbone.pooling)
+    kind: Literal["stages", "last"] = "stages" if head.taps else "last"
+    return FeaturesRecord(kind=kind, taps=head.taps, width=int(head.weight_KD.shape[1]), pooling=backbone.pooling)
 
 
 def load_classifier(
@@ -190,7 +191,7 @@ def load(
     pixels: list[PixelHead] = []
 
     def expected(config: Config) -> dict[str, TensorSpec]:
-        built[:] = [_rebuild(config, folder, backbone, trust)]
+        built[:] = [replace(_rebuild(config, folder, backbone, trust), pooling=config.features.pooling)]
         if config.pixels is not None:
             pixels[:] = [empty_head(built[0], config)]
             return _of_network(built[0]) | head_specs(pixels[0])

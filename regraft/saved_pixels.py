@@ -64,7 +64,10 @@ def to_saved_pixels(fitted: FittedPixels, summary: PixelSummary, *, fingerprint:
         ),
         weights_digest=backbone.weights_digest,
         features=FeaturesRecord(
-            kind="maps", taps=tuple(level.stage for level in head.levels), width=sum(level.channels for level in head.levels)
+            kind="maps",
+            taps=tuple(level.stage for level in head.levels),
+            width=sum(level.channels for level in head.levels),
+            pooling=backbone.pooling,
         ),
         preprocess=PreprocessRecord(**asdict(backbone.preprocess)),
         training=TrainingRecord(

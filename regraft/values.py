@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Part = Literal["train", "val", "test"]
+# How the map of a stage becomes features: its mean and maximum, or the mean of each of its four quarters as well.
+Pooling = Literal["whole", "quarters"]
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
 
 

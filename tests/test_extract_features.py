@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import COLOURS, paint
 
-from regraft.backbone.features import Features, FromPixels, later_stages
+from regraft.backbone.features import Features, FromPixels, later_stages, pooled, pooling_for
+from regraft.backbone.graph import quarter_means
 from regraft.backbone.load import load_backbone
 from regraft.backbone.model import Backbone
 from regraft.cache import choose, stream
@@ -65,6 +66,32 @@ def test_rows_are_what_the_network_gives_in_the_order_of_the_samples(photos: Pat
     # Each row is nearest to its own image's: no two were swapped.
     distance = np.linalg.norm(found.features[:][:, None] - expected[None], axis=2)
     assert np.array_equal(distance.argmin(axis=1), np.arange(len(expected)))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (2, 3, 5, 7), (2, 3, 2, 3)])
+def test_quarters_are_what_adaptive_pooling_averages(shape: tuple[int, ...]) -> None:
+    value = torch.randn(shape)
+    expected = torch.nn.functional.adaptive_avg_pool2d(value, 2).flatten(2).permute(2, 0, 1)
+    assert torch.allclose(torch.stack(quarter_means(value)), expected, atol=1e-6)
+    assert pooled(value, "quarters").shape == (2, 18)
+    assert torch.equal(pooled(value, "quarters")[:, :6], pooled(value, "whole"))
+
+
+def test_only_maps_have_quarters() -> None:
+    channels_last = torch.randn(2, 4, 4, 3)
+    assert torch.allclose(quarter_means(channels_last)[1], channels_last[:, :2, 2:].mean(dim=(1, 2)))
+    for value in (torch.randn(2, 10, 3), torch.randn(2, 3), torch.randn(2, 3, 1, 5)):
+        assert quarter_means(value) == ()
+        if value.dim() > 2:
+            assert torch.equal(pooled(value, "quarters"), pooled(value, "whole"))
+
+
+def test_quarters_are_for_few_images(backbone: Backbone) -> None:
+    few, many = pooling_for(backbone, 10_000), pooling_for(backbone, 100_000)
+    assert (few.pooling, many.pooling) == ("quarters", "whole")
+    widths = [Features(one, later_stages(one)).columns.width for one in (few, many)]
+    assert widths[0] - 1280 == 3 * (widths[1] - 1280)
+    assert later_stages(few) == later_stages(many)
 
 
 def test_each_image_is_decoded_once_and_never_again(

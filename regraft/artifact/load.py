@@ -39,6 +39,8 @@ MIGRATIONS: dict[int, Migration] = {
     3: lambda value: value | {"format_version": 4, "temperature": 1.0, "novelty": None, "abstain": dict(_ALWAYS_ANSWERS)},
     # Answers for every pixel.
     4: lambda value: value | {"format_version": 5, "pixels": None},
+    # Maps were pooled as a whole.
+    5: lambda value: value | {"format_version": 6, "features": value["features"] | {"pooling": "whole"}},
 }
 
 

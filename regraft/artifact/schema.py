@@ -14,10 +14,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Val
 from regraft.errors import DataUnusable
 from regraft.recipe import DecoderKind
 from regraft.segments import IGNORE, PixelScores
-from regraft.values import Interval, Scores
+from regraft.values import Interval, Pooling, Scores
 
 FORMAT: Final = "regraft"
-FORMAT_VERSION: Final = 5
+FORMAT_VERSION: Final = 6
 MAX_CLASSES = 100_000
 MAX_ANSWER = 8
 MAX_CLASS_NAME = 256
@@ -147,12 +147,14 @@ class FeaturesRecord(_Record):
 
     "own": a head of the user's own, which is code and not in the file; it reads the pooled features, or the map at the end of
     the one stage in `taps`. "maps": those of all stages in `taps`, for an answer at every pixel. `width` is the number of
-    features per image, or of the maps' channels.
+    features per image, or of the maps' channels. `pooling` is how maps become features: by mean and maximum of the whole, or
+    the mean of each quarter as well.
     """
 
     kind: Literal["last", "stages", "own", "maps"]
     taps: Annotated[tuple[NodeName, ...], Field(max_length=1000), FailFast(), AfterValidator(_no_repeats)]
     width: Annotated[int, Field(ge=1, le=10_000_000)]
+    pooling: Pooling
 
 
 class PreprocessRecord(_Record):
@@ -319,7 +321,7 @@ class Config(_Record):
     """
 
     format: Literal["regraft"] = FORMAT
-    format_version: Literal[5] = FORMAT_VERSION
+    format_version: Literal[6] = FORMAT_VERSION
     task: Literal["classification", "saliency", "semantic"] = "classification"
     multi_label: bool
     mirrored: bool

@@ -1,21 +1,26 @@
 """The frozen part of a network as one module: raw pixels in, one row of features out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from regraft.backbone.boundary import UpToHead
-from regraft.backbone.graph import FLAT, layout_of, position_dims, prefix_part
+from regraft.backbone.graph import FLAT, layout_of, position_dims, prefix_part, quarter_means
 from regraft.backbone.model import Backbone
 from regraft.data.preprocess import Preprocess
+from regraft.values import Pooling
 
 # The pooled maps of the last few stages join the head's own input, while they stay below so many columns:
 # docs/measurements.md#stages
 LATER_STAGES = 5
 MAX_POOLED = 4096
+# Quarters are pooled too while rows stay below so many columns, and all of them below so many numbers (256 MB):
+# docs/measurements.md#quarters
+MAX_WITH_QUARTERS = 8192
+MAX_NUMBERS = 64 * 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +66,15 @@ def mean_of(value: Tensor) -> Tensor:
     return value.mean(dim=position_dims(value.shape))
 
 
-def pooled(value: Tensor) -> Tensor:
-    """(N, 2 C): mean and maximum over the positions of a map or of tokens."""
-    return torch.cat([mean_of(value), value.amax(dim=position_dims(value.shape))], dim=1)
+def pooled(value: Tensor, pooling: Pooling) -> Tensor:
+    """(N, 2 C): mean and maximum over the positions of a map or of tokens; (N, 6 C) with the means of a map's quarters."""
+    parts = quarter_means(value) if pooling == "quarters" else ()
+    most = value.amax(dim=position_dims(value.shape))
+    return torch.cat([mean_of(value), most, *parts], dim=1)
 
 
 class Features(nn.Module):
-    """Normalised images (N, C, H, W) -> features (N, D): what the heads read, then each tap's mean and maximum.
+    """Normalised images (N, C, H, W) -> features (N, D): what the heads read, then each tap, pooled as `backbone` says.
 
     One pass computes everything; `columns` says what stands where. Everything is frozen and in eval mode.
     """
@@ -77,17 +84,17 @@ class Features(nn.Module):
         stages = [stage for stage in backbone.stages if stage.name in set(taps)]
         inputs = list(dict.fromkeys(place.input_node for place in backbone.main_heads))
         self._heads = tuple(inputs.index(place.input_node) for place in backbone.main_heads)
-        self._inputs = len(inputs)
+        self._inputs, self._pooling = len(inputs), backbone.pooling
         self.prefix = _prefix(backbone, [*inputs, *(stage.node for stage in stages)])
         values = probe(self.prefix, backbone.preprocess)
         last_width = self._last(values).shape[1]
-        blocks = (last_width, *(int(pooled(value).shape[1]) for value in values[self._inputs :]))
+        blocks = (last_width, *(int(pooled(value, self._pooling).shape[1]) for value in values[self._inputs :]))
         self.columns = Columns(tuple(taps), last_width, sum(blocks), blocks)
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:
         values = self.prefix(images)
-        return torch.cat([self._last(values), *(pooled(value) for value in values[self._inputs :])], dim=1)
+        return torch.cat([self._last(values), *(pooled(value, self._pooling) for value in values[self._inputs :])], dim=1)
 
     def _last(self, values: tuple[Tensor, ...]) -> Tensor:
         """What the heads read, side by side: two heads that are averaged may read two tokens."""
@@ -121,7 +128,7 @@ def later_stages(backbone: Backbone) -> tuple[str, ...]:
     chosen: list[str] = []
     seen, width = flat(first), 0
     for stage, value in reversed(list(zip(stages, values, strict=True))):
-        columns = pooled(value).shape[1]
+        columns = pooled(value, "whole").shape[1]
         if _equal(mean_of(value), seen):
             if chosen:
                 chosen[0] = stage.name  # the next only passes it on: it goes by the name of the stage that made it
@@ -132,6 +139,13 @@ def later_stages(backbone: Backbone) -> tuple[str, ...]:
             width += columns
         seen = mean_of(value)
     return tuple(chosen)
+
+
+def pooling_for(backbone: Backbone, images: int) -> Backbone:
+    """The backbone with the pooling that so many images can have: with the quarters of its maps where they are few enough."""
+    fine = replace(backbone, pooling="quarters")
+    width = Features(fine, later_stages(fine)).columns.width
+    return fine if width <= MAX_WITH_QUARTERS and images * width <= MAX_NUMBERS else replace(backbone, pooling="whole")
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -156,6 +156,21 @@ def position_dims(shape: Sequence[int]) -> tuple[int, ...]:
     return (1,) if layout == TOKENS else (1, 2) if layout == MAP_LAST else (2, 3)
 
 
+def quarter_means(value: Tensor) -> tuple[Tensor, ...]:
+    """(N, C) means of the quarters of a map, row by row, which share the middle of odd sides; none of other values."""
+    layout = layout_of(value.shape)
+    if layout not in (MAP, MAP_LAST):
+        return ()
+    first, second = position_dims(value.shape)
+    height, width = value.shape[first], value.shape[second]
+    if min(height, width) < 2:
+        return ()
+    rows = (value.narrow(first, 0, (height + 1) // 2), value.narrow(first, height // 2, (height + 1) // 2))
+    columns = (0, (width + 1) // 2), (width // 2, (width + 1) // 2)
+    parts = (half.narrow(second, start, length) for half in rows for start, length in columns)
+    return tuple(part.mean(dim=(first, second)) for part in parts)
+
+
 def prefix_part(module: nn.Module, graph: fx.Graph, nodes: Sequence[str]) -> fx.GraphModule:
     """The part of the network that computes `nodes`, as a module that shares its layers: images -> tuple of their values."""
     copy = fx.Graph()

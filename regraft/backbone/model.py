@@ -6,6 +6,7 @@ from typing import Literal
 from torch import fx, nn
 
 from regraft.data.preprocess import Preprocess
+from regraft.values import Pooling
 
 Role = Literal["main", "auxiliary"]
 PIXELS, HEAD = "pixels", "head"
@@ -79,7 +80,8 @@ class Backbone:
 
     `module` maps images (N, C, H, W), normalised by `preprocess`, to logits. `graph` is its traced forward pass, None where it
     cannot be traced. `heads` has the main heads first; `stages` run from the image to the head. `weights_digest` is the
-    SHA-256 of every parameter and buffer; `categories` name the logits of pretrained weights; `notes` are for people.
+    SHA-256 of every parameter and buffer; `categories` name the logits of pretrained weights; `pooling` is how the maps of
+    stages become features; `notes` are for people.
     """
 
     module: nn.Module
@@ -91,6 +93,7 @@ class Backbone:
     weights: str
     weights_digest: str
     categories: tuple[str, ...] | None
+    pooling: Pooling = "whole"
     notes: tuple[str, ...] = ()
 
     @property

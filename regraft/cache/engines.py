@@ -146,7 +146,9 @@ def _convert(module: nn.Module, example: torch.Tensor) -> Any:
         # The tracer warns of every shape that becomes a constant; shapes are constant here on purpose.
         warnings.simplefilter("ignore")
         try:
-            function = torch.jit.trace(lambda images: frozen(images), example, check_trace=False)
+            function = torch.jit.trace(  # type: ignore[no-untyped-call]
+                lambda images: frozen(images), example, check_trace=False
+            )
             frontend = FrontEndManager().load_by_framework("pytorch")
             decoder = TorchScriptPythonDecoder(function, example_input=example)  # has to outlive what is made of it
             return frontend.convert(frontend.load(decoder))

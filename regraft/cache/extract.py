@@ -26,7 +26,7 @@ from regraft.data.look import VERSION as LOOK_VERSION
 from regraft.data.preprocess import Preprocess
 from regraft.errors import DataUnusable, TooManyUnreadable
 from regraft.progress import Progress, Silent
-from regraft.values import EngineTiming, Rejected, Sample
+from regraft.values import EngineTiming, Pooling, Rejected, Sample
 
 # Rows are written together, until they are so many or take so many bytes.
 _WRITE_ROWS, _WRITE_BYTES = 256, 64 << 20
@@ -236,14 +236,14 @@ _DECODED = Chosen("decoded", _AsTheyAre, (), {})
 class _SideBySide(nn.Module):
     """The first `plain` values that a prefix gives, flattened, and the others pooled: one row per image."""
 
-    def __init__(self, prefix: nn.Module, plain: int) -> None:
+    def __init__(self, prefix: nn.Module, plain: int, pooling: Pooling) -> None:
         super().__init__()
-        self.prefix, self._plain = prefix, plain
+        self.prefix, self._plain, self._pooling = prefix, plain, pooling
 
     def forward(self, images: Tensor) -> Tensor:
         values = cast(tuple[Tensor, ...], self.prefix(images))
         flattened = [value.flatten(1) for value in values[: self._plain]]
-        return torch.cat([*flattened, *(pooled(value) for value in values[self._plain :])], dim=1)
+        return torch.cat([*flattened, *(pooled(value, self._pooling) for value in values[self._plain :])], dim=1)
 
 
 def network_up_to(backbone: Backbone, boundary: Boundary, cache: Path, beside: Sequence[str] = ()) -> Network:
@@ -251,11 +251,13 @@ def network_up_to(backbone: Backbone, boundary: Boundary, cache: Path, beside: S
 
     After them come the pooled maps of the stages `beside`, which end before the boundary.
     """
-    words = f"{backbone.weights_digest} up to {boundary} {backbone.preprocess}" + (f" beside {beside}" if beside else "")
+    words = f"{backbone.weights_digest} up to {boundary} {backbone.preprocess}" + (
+        f" beside {beside} {backbone.pooling}" if beside else ""
+    )
     digest = hashlib.sha256(words.encode()).hexdigest()
     nodes = [stage.node for stage in backbone.stages if stage.name in beside]
     both = replace(boundary, nodes=(*boundary.nodes, *nodes)) if nodes else boundary
-    prefix = _SideBySide(prefix_of(backbone, both), len(boundary.nodes))
+    prefix = _SideBySide(prefix_of(backbone, both), len(boundary.nodes), backbone.pooling)
     return Network(FromPixels(prefix, backbone.preprocess).eval(), digest, cache)
 
 
@@ -291,6 +293,7 @@ def _key(backbone: Backbone, columns: Columns, engine: str) -> dict[str, object]
         "weights": backbone.weights_digest,
         "preprocess": asdict(backbone.preprocess),
         "taps": list(columns.taps),
+        "pooling": backbone.pooling,
         "engine": engine,
     }
 

@@ -200,7 +200,7 @@ def views_of(
     """
     network, where = network_up_to(backbone, boundary, cache, beside), pick_device(device)
     chosen = choose_engine(network, samples, backbone.preprocess, where, progress)
-    key = {**boundary_key(backbone, boundary, chosen.name), "beside": list(beside)}
+    key = {**boundary_key(backbone, boundary, chosen.name), "beside": list(beside), "pooling": backbone.pooling}
     source = _Source(
         pixels,
         digests,

@@ -106,13 +106,13 @@ class _OnFeatures(nn.Module):
         up_to_head = prefix_part(backbone.module, backbone.graph, inputs).graph
         image = torch.zeros(1, pre.channels, pre.height, pre.width)
         self.part = suffix_part(backbone.module, up_to_head, [stage.node], image)
-        self.head = head
+        self.head, self._pooling = head, backbone.pooling
         self._heads = tuple(inputs.index(place.input_node) for place in backbone.main_heads)
 
     def forward(self, value: Tensor, *beside: Tensor) -> Tensor:
         found = self.part(value)
         last = [flat(found[index]) for index in self._heads]
-        return cast(Tensor, self.head(torch.cat([*last, *(pooled(tap) for tap in beside)], dim=1)))
+        return cast(Tensor, self.head(torch.cat([*last, *(pooled(tap, self._pooling) for tap in beside)], dim=1)))
 
 
 class _OnMap(nn.Module):

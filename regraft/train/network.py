@@ -19,6 +19,7 @@ from regraft.backbone.head import replace_layer
 from regraft.backbone.model import Backbone, Boundary
 from regraft.backbone.weights import digest
 from regraft.train.convex import LinearHead
+from regraft.values import Pooling
 
 
 class StandardisedLinear(nn.Module):
@@ -190,7 +191,7 @@ def _up_to_layer(backbone: Backbone, boundary: Boundary, taps: Sequence[str], la
     image = torch.zeros(1, pre.channels, pre.height, pre.width)
     part = suffix_part(backbone.module, up_to_head, boundary.nodes, image)
     heads = tuple(inputs.index(place.input_node) for place in backbone.main_heads)
-    return _Pooled(part, heads, len(inputs), layer, given=len(after) < len(taps))
+    return _Pooled(part, heads, len(inputs), layer, backbone.pooling, given=len(after) < len(taps))
 
 
 class _Pooled(nn.Module):
@@ -199,14 +200,17 @@ class _Pooled(nn.Module):
     `given`: the last value is what earlier stages gave, pooled already.
     """
 
-    def __init__(self, part: nn.Module, heads: tuple[int, ...], inputs: int, layer: nn.Module, *, given: bool) -> None:
+    def __init__(
+        self, part: nn.Module, heads: tuple[int, ...], inputs: int, layer: nn.Module, pooling: Pooling, *, given: bool
+    ) -> None:
         super().__init__()
         self.part, self.layer = part, layer
-        self._heads, self._inputs, self._given = heads, inputs, given
+        self._heads, self._inputs, self._pooling, self._given = heads, inputs, pooling, given
 
     def forward(self, *values: Tensor) -> Tensor:
         earlier = values[-1:] if self._given else ()
         found = self.part(*values[: len(values) - len(earlier)])
         last = [flat(found[index]) for index in self._heads]
-        features_ND = torch.cat([*last, *earlier, *(pooled(value) for value in found[self._inputs :])], dim=1)
+        stages = [pooled(value, self._pooling) for value in found[self._inputs :]]
+        features_ND = torch.cat([*last, *earlier, *stages], dim=1)
         return cast(Tensor, self.layer(features_ND))

@@ -54,7 +54,7 @@ def small_config(**changes: Any) -> Config:
         "classes": CLASSES,
         "architecture": ArchitectureRecord(source="builtin", name="efficientnet_lite0", head_path=None, answer=None),
         "weights_digest": "ab" * 32,
-        "features": FeaturesRecord(kind="stages", taps=("blocks_3_add", "global_pool"), width=WIDTH),
+        "features": FeaturesRecord(kind="stages", taps=("blocks_3_add", "global_pool"), width=WIDTH, pooling="quarters"),
         "preprocess": PreprocessRecord(
             height=224,
             width=224,
@@ -94,7 +94,7 @@ def pixel_fields() -> dict[str, Any]:
     return {
         "task": "saliency",
         "classes": ("background", "object"),
-        "features": FeaturesRecord(kind="maps", taps=("blocks_1", "blocks_3_add"), width=WIDTH),
+        "features": FeaturesRecord(kind="maps", taps=("blocks_1", "blocks_3_add"), width=WIDTH, pooling="whole"),
         "scores": ScoresRecord(test=None, cross_validation=None),
         "pixels": PixelsRecord(
             decoder="unet",

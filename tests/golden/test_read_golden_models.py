@@ -27,6 +27,8 @@ WRITTEN = {
     "model-v4/model.safetensors": "b778d70075c257c9471ea3ef2a94218e1c344d22a8abe04a2853366f8ed7fcc7",
     "model-v5/config.json": "1c29fc2a29fe2a9e74f3cc146b0392f8d7eb108cc891be3e48d10c2bb474525f",
     "model-v5/model.safetensors": "2c3bd191a9bad2b58ac5cf195d21b2e6c4ae6a180021d3572587252c20e74ead",
+    "model-v6/config.json": "5462f5fd227b594092ecf9612eece0e6145bfac155a1ee714e10e2d654d414e2",
+    "model-v6/model.safetensors": "b778d70075c257c9471ea3ef2a94218e1c344d22a8abe04a2853366f8ed7fcc7",
 }
 
 
@@ -58,8 +60,9 @@ def test_every_format_version_still_loads(version: int) -> None:
     # What a format did not know of yet is as it was then.
     assert loaded.config.mirrored == (version >= 3)
     assert loaded.config.temperature == (1.25 if version >= 4 else 1.0)
+    assert loaded.config.features.pooling == ("quarters" if version == 6 else "whole")
     assert loaded.config.abstain.confidence == (0.625 if version >= 4 else None)
-    assert (loaded.config.novelty is not None) == (version == 4)
+    assert (loaded.config.novelty is not None) == (version in (4, 6))
     assert (loaded.config.pixels is not None) == of_pixels
     assert loaded.config.preprocess.crop_share == 0.875
     assert loaded.config.training.l2 == 1e-05
@@ -81,10 +84,10 @@ def test_there_is_a_migration_and_a_golden_model_for_every_older_version() -> No
 
 def test_the_current_format_is_still_written_alike(tmp_path: Path) -> None:
     # A model of each task, in the newest format once it was loaded.
-    save_model(load_model(HERE / "model-v4", expected=specs), tmp_path / "classes")
-    again = load_model(tmp_path / "classes", expected=specs)
+    save_model(load_model(HERE / "model-v5", expected=specs), tmp_path / "pixels")
+    again = load_model(tmp_path / "pixels", expected=specs)
     assert not again.notes
-    assert again.config.pixels is None
+    assert again.config.pixels is not None
     newest = HERE / f"model-v{FORMAT_VERSION}"
     save_model(load_model(newest, expected=specs), tmp_path / "again")
     assert (tmp_path / "again" / "config.json").read_bytes() == (newest / "config.json").read_bytes()
