@@ -25,7 +25,8 @@ test: $(VENV)/.installed-dev ## Everything that must hold: style, types, import 
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-torture: $(VENV)/.installed-dev ## Kill fits in every way, some hundred times (half an hour)
+torture: $(VENV)/.installed-dev ## Kill fits in every way, some hundred times; check the largest networks (an hour)
+	$(BIN)/pytest -n 1 -m large
 	$(BIN)/python tests/torture/kill_training.py
 
 data: $(VENV)/.installed-dev ## Fetch the public image sets of the benchmarks (about 1.3 GB)

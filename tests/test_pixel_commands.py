@@ -388,7 +388,7 @@ def test_a_decoder_is_for_pixels(tmp_path: Path) -> None:
         ("--loss dice", "leave --loss out"),
         ("--task saliency --decoder unnet", "did you mean unet?"),
         ("--task saliency --loss bce+dice", "ce, dice, lovasz, focal"),
-        ("--task saliency --loss ce+ce", "each once"),
+        ("--task saliency --loss ce+ce", "each loss once"),
         ("--task saliency --loss 0*ce", "0*ce"),
         ("--task saliency --loss ce+", "'ce+'"),
     ],

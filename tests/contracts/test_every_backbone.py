@@ -1,6 +1,6 @@
 """Every classification model of torchvision, and the families of timm, through the same checks; docs/backbones.md shows them.
 
-REGRAFT_WRITE_BACKBONES=1 pytest -n 0 tests/contracts/test_every_backbone.py      writes the page
+REGRAFT_WRITE_BACKBONES=1 pytest -n 0 -m "" tests/contracts/test_every_backbone.py      writes the page
 """
 
 import gc
@@ -17,6 +17,14 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/backbones.md"
 # Inputs other than 64 pixels: the network's own size (None), or the smallest that it can use.
 SIZES: dict[str, int | None] = {"inception_v3": None, "maxvit_t": None, "vit_h_14": 56}
 SIZES |= dict.fromkeys(("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32"), 64)
+# Built by the code of a smaller sibling in the list, and a third of the whole time: only `make torture` runs them.
+_LARGE = """
+    convnext_base convnext_large densenet161 densenet169 densenet201 efficientnet_b5 efficientnet_b6 efficientnet_b7
+    efficientnet_v2_l regnet_x_16gf regnet_x_32gf regnet_y_128gf regnet_y_16gf regnet_y_32gf resnet101 resnet152
+    resnext101_32x8d resnext101_64x4d swin_b swin_v2_b vgg13 vgg13_bn vgg19 vgg19_bn vit_h_14 vit_l_16 vit_l_32
+    wide_resnet101_2
+"""
+LARGE = frozenset(_LARGE.split())
 TORCHVISION = tuple(torchvision.models.list_models(module=torchvision.models))
 # One of each family of timm, the smallest or nearly so: those that take 64 pixels, and those that want their own size.
 SMALL = """
@@ -49,6 +57,11 @@ CASES = [
 ]
 
 
+def marked(case: Case) -> object:
+    large = case.spec.removeprefix("torchvision:") in LARGE
+    return pytest.param(case, id=case.spec, marks=[pytest.mark.large] if large else [])
+
+
 @pytest.fixture(scope="module")
 def findings() -> Iterator[dict[str, Finding]]:
     """Filled by the tests; written down after the last one where asked for."""
@@ -58,7 +71,7 @@ def findings() -> Iterator[dict[str, Finding]]:
         PAGE.write_text(page(found))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
+@pytest.mark.parametrize("case", map(marked, CASES))
 def test_passes_every_check(case: Case, findings: dict[str, Finding], tmp_path: Path) -> None:
     finding = examine(case, tmp_path)
     findings[case.spec] = finding
