@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,6 +24,7 @@ from regraft.fitted_pixels import FittedPixels
 from regraft.serve.body import Bodies
 from regraft.serve.models import check_pixels
 from regraft.serve.refusal import Refused, busy, image_refused
+from regraft.serve.service import Service, unless_gone
 from regraft.serve.settings import Settings
 from regraft.serve.worker import Worker
 from regraft.values import Explanation
@@ -44,13 +45,13 @@ QUEUE: Final = 16
 PICTURE_SIDE, _QUALITY = 1200, 88
 
 
-def add_page(app: "FastAPI", fitted: Fitted | FittedPixels, settings: Settings, bodies: Bodies) -> None:
+def add_page(app: "FastAPI", fitted: Fitted | FittedPixels, service: Service, bodies: Bodies) -> None:
     """Put the page at `/` and its files below `/static/`; `POST /picture` and `POST /explain?class=NAME` take an image.
 
     The one gives a JPEG of it, upright; the other, of a model that classifies, a PNG of the evidence to lay over it.
     """
     files = {path.name: _file(path) for path in FOLDER.iterdir() if path.suffix in _KINDS}
-    desk = _Desk()
+    settings, desk = service.settings, _Desk()
 
     async def index() -> Response:
         return files["index.html"]
@@ -60,22 +61,30 @@ def add_page(app: "FastAPI", fitted: Fitted | FittedPixels, settings: Settings, 
             raise Refused(404, "not_found", "there is nothing here")
         return files[name]
 
-    async def picture(request: Request) -> Response:
-        async with bodies.read(request) as body:
-            return Response(await desk.ask(lambda: picture_of(body, settings)), media_type="image/jpeg")
+    async def worked(request: Request, kind: str, work: Callable[[bytes], bytes]) -> Response:
+        with service.visit():
+            async with bodies.read(request) as body:
+                return Response(await unless_gone(request, desk.ask(lambda: work(body))), media_type=kind)
 
-    app.add_api_route("/", index, methods=["GET"], include_in_schema=False)
-    app.add_api_route("/static/{name}", static, methods=["GET"], include_in_schema=False)
-    app.add_api_route("/picture", picture, methods=["POST"], include_in_schema=False)
+    async def picture(request: Request) -> Response:
+        return await worked(request, "image/jpeg", lambda body: picture_of(body, settings))
+
+    _add(app, "GET", "/", index)
+    _add(app, "GET", "/static/{name}", static)
+    _add(app, "POST", "/picture", picture)
     if isinstance(fitted, Fitted):
         evidence = Evidence(fitted, settings)
 
         async def explain(request: Request) -> Response:
             of = request.query_params.get("class")
-            async with bodies.read(request) as body:
-                return Response(await desk.ask(lambda: evidence.layer(body, of)), media_type="image/png")
+            return await worked(request, "image/png", lambda body: evidence.layer(body, of))
 
-        app.add_api_route("/explain", explain, methods=["POST"], include_in_schema=False)
+        _add(app, "POST", "/explain", explain)
+
+
+def _add(app: "FastAPI", method: str, path: str, answer: Callable[..., Awaitable[Response]]) -> None:
+    # Left out of the schema: they are the page's own, and change with it.
+    app.add_api_route(path, answer, methods=[method], include_in_schema=False)
 
 
 def _file(path: Path) -> Response:
@@ -126,12 +135,14 @@ class _Desk:
 
     def __init__(self) -> None:
         self._worker = Worker[Callable[[], bytes], bytes](lambda asked: [one() for one in asked], batch=1, wait=0)
-        self._waiting = 0
-        self._worker.start()
+        self._waiting, self._works = 0, False
 
     async def ask(self, work: Callable[[], bytes]) -> bytes:
         if self._waiting >= QUEUE:
             raise busy()
+        if not self._works:
+            self._worker.start()
+            self._works = True
         self._waiting += 1
         try:
             return await asyncio.wrap_future(self._worker.submit(work))

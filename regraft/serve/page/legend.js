@@ -46,7 +46,7 @@ function isBackground(rows, number) {
 function heading(shown) {
   const things = shown.filter((row) => !isBackground([row], row.number));
   const title = things.length ? plain(things[0].title) : "Nothing but background";
-  const much = things.length ? [make("span", { class: "much" }, percent(things[0].share))] : [];
+  const much = things.length ? [make("span", { class: "much" }, percent(things[0].share)), make("span", { class: "of" }, "of the image")] : [];
   return make("p", { class: "best" }, make("bdi", {}, title), ...much);
 }
 
@@ -56,8 +56,11 @@ function spoken(shown) {
 
 function line(row, choose) {
   const swatch = make("span", { class: "swatch", "aria-hidden": "true" });
-  swatch.style.background = `rgb(${row.colour.join(" ")})`;
-  const button = make("button", { type: "button", "aria-pressed": "false", onclick: () => choose(row, button) }, swatch, make("bdi", {}, plain(row.title)), make("span", {}, percent(row.share)));
+  const fill = make("i");
+  swatch.style.background = fill.style.background = `rgb(${row.colour.join(" ")})`;
+  fill.style.width = `${100 * row.share}%`;
+  const parts = [make("bdi", {}, plain(row.title)), make("span", {}, percent(row.share)), make("span", { class: "track", "aria-hidden": "true" }, fill)];
+  const button = make("button", { type: "button", "aria-pressed": "false", onclick: () => choose(row, button) }, swatch, parts);
   return button;
 }
 

@@ -42,7 +42,7 @@ export function shape(frame, { width, height }) {
   frame.classList.toggle("small", Math.max(width, height) < SHORTEST);
   const tall = Math.min(TALLEST, Math.max(SHORTEST, height));
   const wide = Math.max(THINNEST, (tall * width) / height);
-  frame.style.width = `${wide}px`;
+  frame.style.setProperty("--wide", `${wide}px`);
   frame.style.aspectRatio = `${wide} / ${Math.max(THINNEST, (wide * height) / width)}`;
 }
 
