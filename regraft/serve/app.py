@@ -24,6 +24,7 @@ from regraft.serve.body import Bodies, Part, boundary_of, parts_of
 from regraft.serve.guard import Guard
 from regraft.serve.metrics import CONTENT_TYPE, Meters
 from regraft.serve.models import Fields, model_of
+from regraft.serve.page import add_page
 from regraft.serve.refusal import Refused
 from regraft.serve.service import Service, unless_gone
 from regraft.serve.settings import Settings
@@ -72,14 +73,14 @@ def make_app(fitted: Fitted | FittedPixels, settings: Settings, progress: Progre
     app.add_middleware(_Measured, meters=service.meters)
     app.add_exception_handler(HTTPException, _not_found)
     app.add_exception_handler(RequestValidationError, _invalid)
-    _add_predict(app, service)
+    bodies = Bodies(settings)
+    _add_predict(app, service, bodies)
     _add_about(app, service)
+    add_page(app, fitted, service, bodies)
     return app
 
 
-def _add_predict(app: FastAPI, service: Service) -> None:
-    bodies = Bodies(service.settings)
-
+def _add_predict(app: FastAPI, service: Service, bodies: Bodies) -> None:
     @app.post(
         "/predict",
         responses={**_ERRORS, 200: {"model": schemas.ImageAnswer | schemas.PixelsAnswer | schemas.SeveralAnswers}},
