@@ -20,7 +20,7 @@ from regraft.fitted import Fitted
 from regraft.fitted_pixels import FittedPixels
 from regraft.progress import Progress, Silent
 from regraft.serve import schemas
-from regraft.serve.body import Bodies, Part, boundary_of, parts_of
+from regraft.serve.body import Part, boundary_of, parts_of
 from regraft.serve.guard import Guard
 from regraft.serve.metrics import CONTENT_TYPE, Meters
 from regraft.serve.models import Fields, model_of
@@ -50,7 +50,13 @@ def make_app(fitted: Fitted | FittedPixels, settings: Settings, progress: Progre
     `app.state.service` is what answers: it starts and stops with the application. Raises SavedModelRefused where the folder of
     the run was damaged since it was loaded.
     """
-    service = Service(model_of(fitted, settings), settings, progress)
+    app = app_of(Service(model_of(fitted, settings), settings, progress))
+    add_page(app, fitted)
+    return app
+
+
+def app_of(service: Service) -> FastAPI:
+    """The routes around a service that is not yet started."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,18 +75,16 @@ def make_app(fitted: Fitted | FittedPixels, settings: Settings, progress: Progre
         redirect_slashes=False,
     )
     app.state.service = service
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=service.settings)
     app.add_middleware(_Measured, meters=service.meters)
     app.add_exception_handler(HTTPException, _not_found)
     app.add_exception_handler(RequestValidationError, _invalid)
-    bodies = Bodies(settings)
-    _add_predict(app, service, bodies)
+    _add_predict(app, service)
     _add_about(app, service)
-    add_page(app, fitted, service, bodies)
     return app
 
 
-def _add_predict(app: FastAPI, service: Service, bodies: Bodies) -> None:
+def _add_predict(app: FastAPI, service: Service) -> None:
     @app.post(
         "/predict",
         responses={**_ERRORS, 200: {"model": schemas.ImageAnswer | schemas.PixelsAnswer | schemas.SeveralAnswers}},
@@ -89,14 +93,12 @@ def _add_predict(app: FastAPI, service: Service, bodies: Bodies) -> None:
     )
     async def predict(request: Request, top_k: Annotated[int, Query(ge=1, le=100_000)] = 5) -> JSONResponse:
         """Say what is on an image: the body is the file itself, or a multipart body with one or several."""
-        with service.visit():
-            boundary = boundary_of(request.headers.get("content-type", ""))
-            async with bodies.read(request) as body:
-                with service.slot():
-                    if boundary is None:
-                        return JSONResponse(await unless_gone(request, service.answer(body, top_k)))
-                    parts = await service.on_thread(parts_of, body, boundary, service.settings.max_images)
-                    return JSONResponse(await unless_gone(request, _several(service, parts, top_k)))
+        boundary = boundary_of(request.headers.get("content-type", ""))
+        async with service.taking(request) as body:
+            if boundary is None:
+                return JSONResponse(await unless_gone(request, service.answer(body, top_k)))
+            parts = await service.on_thread(parts_of, body, boundary, service.settings.max_images)
+            return JSONResponse(await unless_gone(request, _several(service, parts, top_k)))
 
 
 async def _several(service: Service, parts: list[Part], top_k: int) -> Fields:

@@ -21,7 +21,6 @@ from regraft.evidence.explain import pixel_explainer
 from regraft.evidence.layer import heat_layer
 from regraft.fitted import Fitted
 from regraft.fitted_pixels import FittedPixels
-from regraft.serve.body import Bodies
 from regraft.serve.models import check_pixels
 from regraft.serve.refusal import Refused, busy, image_refused
 from regraft.serve.service import Service, unless_gone
@@ -45,12 +44,13 @@ QUEUE: Final = 16
 PICTURE_SIDE, _QUALITY = 1200, 88
 
 
-def add_page(app: "FastAPI", fitted: Fitted | FittedPixels, service: Service, bodies: Bodies) -> None:
-    """Put the page at `/` and its files below `/static/`; `POST /picture` and `POST /explain?class=NAME` take an image.
+def add_page(app: "FastAPI", fitted: Fitted | FittedPixels) -> None:
+    """Put the page of an application around a service at `/`, its files below `/static/`; `POST /picture` and `POST /explain?class=NAME` take an image.
 
     The one gives a JPEG of it, upright; the other, of a model that classifies, a PNG of the evidence to lay over it.
     """
     files = {path.name: _file(path) for path in FOLDER.iterdir() if path.suffix in _KINDS}
+    service: Service = app.state.service
     settings, desk = service.settings, _Desk()
 
     async def index() -> Response:
@@ -62,9 +62,8 @@ def add_page(app: "FastAPI", fitted: Fitted | FittedPixels, service: Service, bo
         return files[name]
 
     async def worked(request: Request, kind: str, work: Callable[[bytes], bytes]) -> Response:
-        with service.visit():
-            async with bodies.read(request) as body:
-                return Response(await unless_gone(request, desk.ask(lambda: work(body))), media_type=kind)
+        async with service.taking(request) as body:
+            return Response(await unless_gone(request, desk.ask(lambda: work(body))), media_type=kind)
 
     async def picture(request: Request) -> Response:
         return await worked(request, "image/jpeg", lambda body: picture_of(body, settings))

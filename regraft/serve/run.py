@@ -79,15 +79,16 @@ def serve(
     listener = listener or bind(settings)
     app = make_app(fitted, settings, progress)
     service: Service = app.state.service
-    server = _Server(_config(app, settings), service, lambda: on_ready(address_of(settings, listener)))
     with listener:
-        server.run(sockets=[listener])
+        server_of(app, lambda: on_ready(address_of(settings, listener))).run(sockets=[listener])
     if service.started.done() and (error := service.started.exception()):
         raise error
 
 
-def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
+def server_of(app: FastAPI, on_ready: Callable[[], None] = lambda: None) -> "Server":
+    """What runs an app of `make_app`."""
+    settings = app.state.service.settings
+    config = uvicorn.Config(
         app,
         http=Deadlines.bound(settings),
         ws="none",
@@ -99,6 +100,7 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=settings.idle_wait,  # type: ignore[arg-type] (it is handed to call_later)
     )
+    return Server(config, app.state.service, on_ready)
 
 
 def _room_for(connections: int) -> int:
@@ -118,7 +120,7 @@ def _room_for(connections: int) -> int:
     return connections
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Tells when it is ready. At the end it says so to whoever asks while requests under way are answered."""
 
     def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[], None]) -> None:

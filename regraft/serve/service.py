@@ -3,15 +3,16 @@
 import asyncio
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeVar
 
 from starlette.requests import Request
 
 from regraft.cache.stream import decoding_threads
 from regraft.progress import Progress, Silent
+from regraft.serve.body import Bodies
 from regraft.serve.metrics import Meters
 from regraft.serve.models import Fields, Model
 from regraft.serve.refusal import Gone, Refused, busy
@@ -33,7 +34,7 @@ class Service:
         self.started: Future[None] = Future()
         # Requests that wait for an answer, and those of them whose body is there.
         self.visitors = self.under_way = 0
-        self._progress = progress
+        self._progress, self._bodies = progress, Bodies(settings)
         self._decoders = ThreadPoolExecutor(decoding_threads(), thread_name_prefix="decode")
         self._worker: Worker[Any, Any] = Worker(
             model.run,
@@ -71,13 +72,20 @@ class Service:
     def stop(self) -> None:
         """End the threads."""
         self.leave()
-        with suppress(Exception):
-            self.started.result()
+        if self.started.done() and not self.started.exception():
             self._worker.stop()
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
+    @asynccontextmanager
+    async def taking(self, request: Request) -> AsyncIterator[bytes]:
+        """The body of a request that is worked on as long as this is open. Raises Refused, and Gone."""
+        with self._visit():
+            async with self._bodies.read(request) as body:
+                with self._slot():
+                    yield body
+
     @contextmanager
-    def visit(self) -> Iterator[None]:
+    def _visit(self) -> Iterator[None]:
         """From the head of a request to its answer. Raises Refused where it would find no place now."""
         self._check_open()
         self._check_room()
@@ -88,7 +96,7 @@ class Service:
             self.visitors -= 1
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
+    def _slot(self) -> Iterator[None]:
         """A place among the requests that are worked on, for one whose body is there. Raises Refused where there is none."""
         self._check_room()
         self.under_way += 1
