@@ -99,6 +99,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic"]
+        # Machines that run tests are often busy.
+        expect.set_options(timeout=20_000)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         browser.close()
@@ -283,6 +285,8 @@ def test_everything_is_done_with_the_keyboard(servers: dict[str, Served], visits
     path = tmp_path / "one.png"
     path.write_bytes(encoded(photo(CLASSES[BLUE])))
     page = visits.open(servers["classes"], reduced_motion="reduce")
+    # The browser hands choosers over from the first listener on, and does not say when it has begun to.
+    page.on("filechooser", lambda chooser: None)
     expect(page.locator("#known")).to_be_visible()
 
     def tab_to(wanted: str) -> None:

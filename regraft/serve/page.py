@@ -45,9 +45,10 @@ PICTURE_SIDE, _QUALITY = 1200, 88
 
 
 def add_page(app: "FastAPI", fitted: Fitted | FittedPixels) -> None:
-    """Put the page of an application around a service at `/`, its files below `/static/`; `POST /picture` and `POST /explain?class=NAME` take an image.
+    """Put the page at `/` of an application around a service, and its files below `/static/`.
 
-    The one gives a JPEG of it, upright; the other, of a model that classifies, a PNG of the evidence to lay over it.
+    Two requests are the page's own, and take an image: `POST /picture` gives a JPEG of it, upright, and, where the model
+    classifies, `POST /explain?class=NAME` a PNG of the evidence to lay over it.
     """
     files = {path.name: _file(path) for path in FOLDER.iterdir() if path.suffix in _KINDS}
     service: Service = app.state.service
