@@ -50,17 +50,18 @@ def add_page(app: "FastAPI", fitted: Fitted | FittedPixels) -> None:
     Two requests are the page's own, and take an image: `POST /picture` gives a JPEG of it, upright, and, where the model
     classifies, `POST /explain?class=NAME` a PNG of the evidence to lay over it.
     """
-    files = {path.name: _file(path) for path in FOLDER.iterdir() if path.suffix in _KINDS}
+    files = {path.name: (path.read_bytes(), _KINDS[path.suffix]) for path in FOLDER.iterdir() if path.suffix in _KINDS}
     service: Service = app.state.service
     settings, desk = service.settings, _Desk()
-
-    async def index() -> Response:
-        return files["index.html"]
 
     async def static(name: str) -> Response:
         if name not in files:
             raise Refused(404, "not_found", "there is nothing here")
-        return files[name]
+        content, kind = files[name]
+        return Response(content, media_type=kind, headers=_HEADERS)
+
+    async def index() -> Response:
+        return await static("index.html")
 
     async def worked(request: Request, kind: str, work: Callable[[bytes], bytes]) -> Response:
         async with service.taking(request) as body:
@@ -85,10 +86,6 @@ def add_page(app: "FastAPI", fitted: Fitted | FittedPixels) -> None:
 def _add(app: "FastAPI", method: str, path: str, answer: Callable[..., Awaitable[Response]]) -> None:
     # Left out of the schema: they are the page's own, and change with it.
     app.add_api_route(path, answer, methods=[method], include_in_schema=False)
-
-
-def _file(path: Path) -> Response:
-    return Response(path.read_bytes(), media_type=_KINDS[path.suffix], headers=_HEADERS)
 
 
 class Evidence:

@@ -43,7 +43,8 @@ export class Card {
       return await this.#ask();
     } catch (error) {
       if (this.state === "removed" || error.name === "AbortError") return "";
-      return this.fail(error.message);
+      const hint = error.code === "not_an_image" && /\.(heic|heif|avif)$/i.test(this.name) ? " Save the photo as JPEG and try again." : "";
+      return this.fail(`${error.message}${hint}`);
     }
   }
 

@@ -26,8 +26,9 @@ export function legend(frame, name, answer) {
     repaint();
   }
 
-  const shown = rows.filter((row) => row.share > 0).sort((one, other) => other.share - one.share);
-  const list = make("ul", { class: "legend" }, shown.map((row) => make("li", {}, line(row, choose))));
+  const last = (row) => isBackground(rows, row.number);
+  const shown = rows.filter((row) => row.share > 0).sort((one, other) => last(one) - last(other) || other.share - one.share);
+  const list = make("ul", { class: "legend" }, shown.map((row) => make("li", { class: last(row) ? "behind" : "" }, line(row, choose))));
   const range = slider(OPACITY, (share) => {
     areas.style.opacity = share;
     borders.hidden = share === 0;

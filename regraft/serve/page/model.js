@@ -31,7 +31,7 @@ function about(model) {
 function showAccuracy({ accuracy, iou, multi_label: several }) {
   const score = iou ?? accuracy;
   if (!score) return;
-  const what = iou ? "mean IoU on" : several ? "of images with every label right, on" : "right, on";
+  const what = iou ? "mean IoU on" : several ? "of images with every label right, on" : "right on";
   at("value").textContent = percent(score.value);
   at("interval").replaceChildren(`${what} ${counted(score.n, "image")}`, make("br"), `95\u00a0% interval ${span(score)}`);
   at("score").hidden = false;
