@@ -226,10 +226,12 @@ def test_what_cannot_be_used_fails_alone_and_says_why(servers: dict[str, Served]
             ("good.png", good),
         ],
     )
-    cards = answered(page, 5)
-    for number, words in enumerate(
-        ("no image that can be read", "ends too early", "takes at most 0.1\u00a0MB", "too many pixels")
-    ):
+    cards = answered(page, 6)
+    server, page_itself = (
+        ("no image that can be read", "ends too early"),
+        ("Save the photo as JPEG", "takes at most 0.1\u00a0MB"),
+    )
+    for number, words in enumerate((*server, *page_itself, "too many pixels")):
         expect(cards.nth(number)).to_have_class(re.compile("failed"))
         expect(cards.nth(number).locator(".why")).to_contain_text(words)
     expect(cards.nth(0).locator("h3")).to_have_text("<script>alert(1)</script>.jpg")
