@@ -64,7 +64,7 @@ def test_told_to_end_it_answers_what_is_under_way_says_so_and_takes_no_more(monk
     token = "an-unlikely-secret-word"
     monkeypatch.setenv("REGRAFT_TOKEN", token)
     headers = {"authorization": f"Bearer {token}"}
-    with child("--host", "0.0.0.0", "--port", "0", "--json", pause=0.6) as (process, line):
+    with child("--host", "0.0.0.0", "--port", "0", "--json", pause=1.0) as (process, line):
         told = json.loads(line)
         port = told["address"].rpartition(":")[2]
         assert told == {"address": f"http://0.0.0.0:{port}", "model": "a run", "token": True}
@@ -80,7 +80,8 @@ def test_told_to_end_it_answers_what_is_under_way_says_so_and_takes_no_more(monk
             asking = [threading.Thread(target=ask, args=(number,)) for number in range(3)]
             for thread in asking:
                 thread.start()
-            time.sleep(0.4)
+            while "regraft_requests_under_way 3.0" not in client.get("/metrics").text:
+                time.sleep(0.02)
             process.send_signal(signal.SIGTERM)
             start = time.monotonic()
             time.sleep(0.05)
