@@ -18,10 +18,14 @@ from faults.mkimages import valid
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from servers import CLASSES, Running, Slow, classifier, close_to, png, segmenter, serving
+from starlette.testclient import TestClient
 
 from regraft.errors import ImageRejected
 from regraft.fitted import Fitted
 from regraft.serve import engine, schemas
+from regraft.serve.app import app_of
+from regraft.serve.service import Service
+from regraft.serve.settings import Settings
 from regraft.serve.worker import Worker
 from regraft.values import Prediction
 
@@ -288,8 +292,9 @@ def test_a_model_that_cannot_answer_never_gets_ready() -> None:
         def prepare(self, note: Any) -> None:
             raise ImageRejected(code="x", expected="y", got="z", fix="w")
 
-    with serving(Broken()) as running, running.client() as client:
-        assert isinstance(running.service.started.exception(timeout=5), ImageRejected)
+    service = Service(Broken(), Settings())
+    with TestClient(app_of(service), base_url="http://127.0.0.1") as client:
+        assert isinstance(service.started.exception(timeout=5), ImageRejected)
         assert client.get("/readyz").status_code == 503
         assert client.post("/predict", content=b"x").status_code == 503
 

@@ -22,6 +22,7 @@ from regraft.serve.settings import Settings, is_loopback
 LINGER: Final = 1.0
 # Say nothing of the model, so that they want no token: the page, which asks for it, and what an orchestrator looks at.
 _OPEN, _OPEN_BELOW = frozenset({"/", "/healthz", "/readyz"}), "/static/"
+_LONGEST_TARGET = 16_384
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -51,7 +52,8 @@ def _parted(host: str) -> tuple[str, str | None]:
     """Name and port; an IPv6 address keeps its brackets."""
     if host.startswith("["):
         name, found, rest = host.partition("]")
-        return name + found, rest[1:] if rest.startswith(":") else "-" if rest else None
+        wrong = not found or (rest and not rest.startswith(":"))
+        return name + found, "-" if wrong else rest[1:] if rest else None
     name, found, port = host.partition(":")
     return name, port if found else None
 
@@ -114,6 +116,8 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         headers = scope["headers"]
+        if len(scope["path"]) + len(scope["query_string"]) > _LONGEST_TARGET:
+            raise Refused(414, "address_too_long", "what is asked for is longer than anything here")
         host = check_host(headers, self._settings)
         to_page = scope["method"] == "GET" and scope["path"] == "/" and values(headers, b"sec-fetch-mode") == ["navigate"]
         check_origin(headers, host, navigating=to_page)

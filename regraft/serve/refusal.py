@@ -68,4 +68,4 @@ def too_large(most: int) -> Refused:
 
 def internal() -> Refused:
     """A mistake of ours."""
-    return Refused(500, "internal", "something went wrong in the server; its log says what")
+    return Refused(500, "internal", "something went wrong in the server; its log says what", {"connection": "close"})
