@@ -7,6 +7,7 @@ import { draw, drawFromServer, shape } from "./picture.js";
 import { make, megabytes, percent, plain, reasons, sentence } from "./words.js";
 
 const TOP = 5;
+const MOST_LABELS = 20; // where an image may have several: all that are likely are shown
 let cards = 0;
 
 export class Card {
@@ -57,7 +58,7 @@ export class Card {
     this.#sized(await draw(this.picture, this.file));
     this.#wait("Asking the model");
     const busy = () => this.#wait("The server is busy; waiting for a place");
-    const response = await request(`/predict?top_k=${TOP}`, { body: this.file, signal: this.#stop.signal, busy });
+    const response = await request(`/predict?top_k=${this.model?.multi_label ? MOST_LABELS : TOP}`, { body: this.file, signal: this.#stop.signal, busy });
     const answer = await response.json();
     if (answer.status !== "ok") return this.fail(answer.reason ?? answer.error?.message ?? "it could not be used");
     await this.#asServed(answer);
@@ -95,15 +96,15 @@ export class Card {
   }
 
   #classes(answer) {
-    const best = answer.predictions[0];
-    const [title, said] = answer.abstained ? withheld(answer) : this.model?.multi_label ? labels(answer) : single(best);
+    const shown = answer.predictions.filter((one, rank) => rank < TOP || one.probability > 0.5);
+    const [title, said] = answer.abstained ? withheld(answer) : this.model?.multi_label ? labels(answer) : single(shown[0]);
     this.element.classList.toggle("withheld", answer.abstained);
     this.answer.replaceChildren(
       title,
       ...(answer.abstained ? [make("p", { class: "why" }, reasons(answer.why)), make("p", { class: "lesser" }, "What comes closest, not to be relied on:")] : []),
-      bars(answer.predictions),
+      bars(shown),
       ...(answer.distance === null || answer.distance === undefined ? [] : [distance(answer.distance)]),
-      ...evidence(this.frame, this.file, answer.predictions, this.model, this.#stop.signal),
+      ...evidence(this.frame, this.file, shown, this.model, this.#stop.signal),
     );
     return `${plain(this.name)}: ${said}`;
   }
