@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from regraft.serve.refusal import image_refused
 from regraft.serve.settings import Settings
 
 Fields = dict[str, Any]
+Image_ = TypeVar("Image_")
 # How far a probability may be from the one of the same image at another time.
 _SAME = 1e-5
 
@@ -161,7 +162,7 @@ class PixelModel:
         return one.labels_HW is not None and np.array_equal(one.labels_HW, cast(NDArray[np.uint8], other.labels_HW))
 
 
-def _decoded(data: bytes, most: int, decode: Callable[[], Any]) -> Any:
+def _decoded(data: bytes, most: int, decode: Callable[[], Image_]) -> Image_:
     check_pixels(data, most)
     try:
         return decode()
