@@ -11,6 +11,7 @@ from PIL import Image
 
 from regraft.artifact.load import read_config
 from regraft.artifact.schema import IntervalRecord, SealedConfig
+from regraft.cache.engines import give_back
 from regraft.data.container import in_memory, inspect
 from regraft.data.decode import load_pixels
 from regraft.data.problem import Problem
@@ -88,6 +89,7 @@ class ImageModel:
 
     def prepare(self, note: Note) -> None:
         self._run = fastest(self._fitted.answering(), self._preprocess, self._settings.device, self.batch, note)
+        give_back()  # what measuring and converting have used
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         return _decoded(data, self._settings.max_pixels, partial(load_pixels, data, self._preprocess))
