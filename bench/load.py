@@ -3,8 +3,8 @@
     python bench/load.py PLAN.json
 
 The plan: `address`, `clients`, `requests` (of each client), `hostile` (the share of them), `seed`, `good`: files with their
-answers offline, `odd`: the same for unusual, broken and mutated ones, whose answer may be null: refused. Every answer is compared
-with the one offline.
+answers offline, `odd`: the same for unusual, broken and mutated ones, whose answer may be null: refused. Every answer is
+compared with the one offline.
 """
 
 import asyncio
@@ -91,7 +91,7 @@ class Client:
         if status not in (*expected, 503):
             self._found.wrong.append(f"{kind}: {status} in place of {expected}")
 
-    def _judge(self, kind: str, path: str, status: int, body: bytes, expected: list[list[Any]] | None) -> None:
+    def _judge(self, kind: str, path: str, status: int, body: bytes, expected: list[tuple[str, float]] | None) -> None:
         self._found.statuses[f"{kind} {status}"] += 1
         if status == 503:
             self._found.busy += 1
@@ -144,9 +144,9 @@ class Client:
         self._reader = self._writer = None
 
 
-def _same(answer: dict[str, Any], expected: list[list[Any]]) -> bool:
+def _same(answer: dict[str, Any], expected: list[tuple[str, float]]) -> bool:
     """The same best class, and each probability as offline."""
-    offline = {name: value for name, value in expected}
+    offline = dict(expected)
     said = [(one["class"], one["probability"]) for one in answer["predictions"]]
     return said[0][0] == expected[0][0] and all(abs(value - offline.get(name, value)) <= CLOSE_TO for name, value in said)
 

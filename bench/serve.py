@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import data as image_sets
 import psutil
 from figures import Bench, Row, fit, number
 from measure import ROOT, BenchmarkFailed, Spread, run_process, spread
@@ -33,7 +34,8 @@ def serving(bench: Bench) -> list[Row]:
     run = bench.scratch / "runs" / data.name
     fitted = load_classifier(run)
     good = [one for one in offline(fitted, list(expand_inputs([str(data / "test")]).paths)) if one[1]]
-    odd = offline(fitted, [*expand_inputs([str(bench.set("odd-images"))]).paths, *mutated(good, bench.scratch / "mutated")])
+    unusual = list(expand_inputs([str(image_sets.make("odd-images", bench.data))]).paths)[:: 8 if bench.quick else 1]
+    odd = offline(fitted, [*unusual, *mutated(good, bench.scratch / "mutated", 24 if bench.quick else 200)])
     plan = {"clients": CLIENTS, "requests": 50 if bench.quick else 1000, "seed": 0, "good": good, "odd": odd}
     hostile, slope = under_fire(run, {**plan, "hostile": HOSTILE}, bench.scratch)
     alone = {**plan, "hostile": 0.0, "requests": 10 if bench.quick else 100}
@@ -53,12 +55,13 @@ def rows_of_faults(found: dict[str, Any], slope: float) -> list[Row]:
         "good ones p50": f"{number(found['p50_ms'])} ms",
         "p99": f"{number(found['p99_ms'])} ms",
     }
+    lost = found["errors_5xx"] + found["unanswered"]
     what = f"answers unlike those offline (another class, or 1e-5 in probability), {CLIENTS} clients, 30 % hostile"
     return [
         Row(what=what, measured=one(found["wrong"]), at_most=0, also=also),
         Row(
             what="answers 5xx but 503, and requests without one",
-            measured=one(found["errors_5xx"] + found["unanswered"]),
+            measured=one(lost),
             at_most=0,
         ),
         Row(what="growth of memory after the first third", measured=one(slope), at_most=1, unit=" MB per 1,000 requests"),
@@ -100,14 +103,14 @@ def offline(fitted: Fitted, paths: Sequence[str]) -> Answers:
     return [(path, list(answer.top) if answer.status == "ok" else None) for path, answer in zip(paths, answers, strict=True)]
 
 
-def mutated(good: Answers, folder: Path) -> list[str]:
-    """200 of the good files, each damaged somewhere."""
+def mutated(good: Answers, folder: Path, count: int) -> list[str]:
+    """Good files, each damaged somewhere."""
     sys.path[:0] = [str(ROOT / "tests")]
     from faults.mutate_images import mutate
 
     folder.mkdir()
     files = [Path(path).read_bytes() for path, _ in good]
-    for seed in range(200):
+    for seed in range(count):
         (folder / f"{seed}.png").write_bytes(mutate(files[seed % len(files)], files[seed * 7919 % len(files)], seed))
     return [str(path) for path in sorted(folder.iterdir())]
 
@@ -150,7 +153,7 @@ def rate(command: Sequence[str], plan: dict[str, Any], scratch: Path) -> dict[st
 
 
 def under_fire(run: Path, plan: dict[str, Any], scratch: Path) -> tuple[dict[str, Any], float]:
-    """The hostile load; MB of memory that the server gained per 1,000 requests, by a straight line through the last two thirds."""
+    """The hostile load, and the MB that the server gained per 1,000 requests: a straight line through the last two thirds."""
     with server(serve_command(run)) as (process, address):
         seen: list[tuple[float, float]] = []
         done = threading.Event()

@@ -11,6 +11,8 @@ import pytest
 from servers import Running, Slow, hear, post, serving, status
 
 from regraft.errors import UsageError
+from regraft.serve.guard import check_host
+from regraft.serve.refusal import Refused
 from regraft.serve.settings import Settings, is_loopback
 
 TOKEN = "0123456789abcdef-secret"
@@ -79,6 +81,15 @@ def test_every_host_with_every_origin_method_and_token(running: Running, locked:
 def test_only_names_of_this_machine_pass(running: Running, host: str) -> None:
     answer = running.say(request("GET", "/healthz", {"Host": host}))
     assert told(answer) == ((200, "") if host in ALLOWED else (403, "host_not_allowed"))
+
+
+def test_where_others_may_ask_they_do_so_by_number_and_by_no_name_but_those_allowed() -> None:
+    settings = Settings(host="0.0.0.0", token=TOKEN, allow_hosts=("models.example",))
+    for host in ("192.168.1.7:8000", "[fe80::1]", "0.0.0.0:80", "models.example", "localhost"):
+        assert check_host([(b"host", host.encode())], settings) == host
+    for host in ("evil.com", "192.168.1.7.nip.io", "192.168.1", "[evil.com]"):
+        with pytest.raises(Refused):
+            check_host([(b"host", host.encode())], settings)
 
 
 def test_a_host_has_to_be_named_once(running: Running) -> None:

@@ -84,7 +84,8 @@ class OpenVinoEngine:
         # Throughput mode gives each of the processor's streams its own batch; measured in docs/measurements.md#engines
         options = {"INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision), "PERFORMANCE_HINT": hint}
         self._compiled = core.compile_model(model, "CPU", options)
-        self._size, self._alone = 0, None
+        self._size = 0
+        self._alone: Any = None
         self._queue_size = max(2, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
 
     def stream(self, batches: Iterator[Pixels]) -> Iterator[Rows]:

@@ -40,8 +40,9 @@ def fastest(module: nn.Module, preprocess: Preprocess, device: str, batch: int, 
     if better:
         for size in range(1, batch):  # kernels are made for each size when it is first met
             openvino.run(sample[:size])
-    note(f"engine: {(openvino if better else plain).name} ({measured}{doubt}; batches of {batch})")
-    return openvino.run if better else plain.run
+    chosen: OpenVinoEngine | TorchEngine = openvino if better else plain
+    note(f"engine: {chosen.name} ({measured}{doubt}; batches of {batch})")
+    return chosen.run
 
 
 def _openvino(network: FromPixels, sample: Pixels, note: Note) -> OpenVinoEngine | None:

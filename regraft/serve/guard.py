@@ -16,7 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from regraft.serve.refusal import SECURITY_HEADERS, Gone, Refused, internal
-from regraft.serve.settings import Settings, is_loopback
+from regraft.serve.settings import Settings, is_address, is_loopback
 
 # Seconds to read on after an early answer: a socket closed with bytes unread takes the answer back on its way.
 LINGER: Final = 1.0
@@ -44,8 +44,9 @@ def _is_allowed(host: str, settings: Settings) -> bool:
     name, port = _parted(host)
     if port is not None and not (port.isascii() and port.isdigit() and len(port) <= 5):
         return False
-    allowed = {allow.lower() for allow in (*settings.allow_hosts, settings.host)}
-    return is_loopback(name) or name.lower() in allowed or name.lower().strip("[]") in allowed
+    bare, allowed = name.lower().strip("[]"), {allow.lower() for allow in (*settings.allow_hosts, settings.host)}
+    # A number cannot be made to point elsewhere, as a name can; where others may ask at all, they may ask by that.
+    return is_loopback(name) or bare in allowed or (not is_loopback(settings.host) and is_address(bare))
 
 
 def _parted(host: str) -> tuple[str, str | None]:

@@ -40,4 +40,5 @@ class Meters:
 
     def text(self) -> bytes:
         """All of it."""
-        return generate_latest(self._registry)
+        text: bytes = generate_latest(self._registry)
+        return text

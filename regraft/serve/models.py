@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from PIL import Image
 
 from regraft.artifact.load import read_config
 from regraft.artifact.schema import IntervalRecord, SealedConfig
+from regraft.cache.engines import give_back
 from regraft.data.container import in_memory, inspect
 from regraft.data.decode import load_pixels
 from regraft.data.problem import Problem
@@ -27,6 +28,7 @@ from regraft.serve.refusal import image_refused
 from regraft.serve.settings import Settings
 
 Fields = dict[str, Any]
+Image_ = TypeVar("Image_")
 # How far a probability may be from the one of the same image at another time.
 _SAME = 1e-5
 
@@ -87,6 +89,7 @@ class ImageModel:
 
     def prepare(self, note: Note) -> None:
         self._run = fastest(self._fitted.answering(), self._preprocess, self._settings.device, self.batch, note)
+        give_back()  # what measuring and converting have used
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         return _decoded(data, self._settings.max_pixels, partial(load_pixels, data, self._preprocess))
@@ -161,7 +164,7 @@ class PixelModel:
         return one.labels_HW is not None and np.array_equal(one.labels_HW, cast(NDArray[np.uint8], other.labels_HW))
 
 
-def _decoded(data: bytes, most: int, decode: Callable[[], Any]) -> Any:
+def _decoded(data: bytes, most: int, decode: Callable[[], Image_]) -> Image_:
     check_pixels(data, most)
     try:
         return decode()

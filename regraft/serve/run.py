@@ -98,7 +98,7 @@ def server_of(app: FastAPI, on_ready: Callable[[], None] = lambda: None) -> "Ser
         access_log=False,
         proxy_headers=False,  # anybody could say where a request came from
         server_header=False,
-        timeout_keep_alive=settings.idle_wait,  # type: ignore[arg-type] (it is handed to call_later)
+        timeout_keep_alive=settings.idle_wait,
     )
     return Server(config, app.state.service, on_ready)
 

@@ -121,7 +121,8 @@ class Service:
         """What `regraft predict --json` says of the image, less its path. Raises Refused."""
         item = await self.on_thread(self.model.decode, data)
         answer = await asyncio.wrap_future(self._worker.submit(item))
-        return await self.on_thread(self.model.fields, answer, top_k)
+        fields: Fields = await self.on_thread(self.model.fields, answer, top_k)
+        return fields
 
     async def on_thread(self, function: Any, *arguments: Any) -> Any:
         """The result of a function that takes a while, from one of the decoding threads."""

@@ -79,5 +79,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_address(host: str) -> bool:
+    """Whether this is the number of a machine and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_usable(token: str) -> bool:
     return len(token) >= _SHORTEST_TOKEN and all("!" <= letter <= "~" for letter in token)
