@@ -17,6 +17,7 @@ from pathlib import Path
 import figures
 import finetune
 import pixels
+import serve
 import trust
 from document import record, render, section
 from figures import Bench
@@ -33,6 +34,7 @@ FIGURES = figures.FIGURES | {
     "audit": trust.audit_cost,
     "pixels": pixels.beside_smp,
     "masks": pixels.alone,
+    "serve": serve.serving,
 }
 
 

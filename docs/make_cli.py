@@ -57,6 +57,7 @@ One line on standard output; nothing at all when the command fails. Undefined fi
   `explanation`, the path of the picture (null where there is none)
 - `predict` of a run for pixels: `path`, `status`, `reason`, `mask`, `overlay`, `probabilities` (the paths of what was written,
   null where nothing was), `shares` [{`class`, `share` (of the image)}]
+- `serve`: one line once it answers: `address`, `model`, `token` (whether one is wanted)
 - `suggest`: `suggestions` [{`path`, `doubt` (1 minus the lead of the best answer over the second), `predictions` [{`class`,
   `probability`}]}], the most useful first, `images` (how many could be read), `alike` (how many were left out as near copies),
   `rejected` (how many), `rejected_images` [{`path`, `code`, `reason`}]

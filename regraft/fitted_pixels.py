@@ -113,19 +113,37 @@ class FittedPixels:
         with progress.task("images", len(items), "image") as task:
             for path, name in items:
                 try:
-                    image = self._opened(path, name)
+                    image = self.opened(path, name)
                 except ImageRejected as error:
                     yield PixelAnswer(path=name, status="failed", reason=error.got)
                 else:
-                    answer = self._answer(image, where, whole=whole, probabilities=probabilities)
-                    yield PixelAnswer(
-                        path=name,
-                        status="ok",
-                        labels_HW=answer.labels_HW,
-                        probabilities_CHW=answer.probabilities_CHW,
-                        shares=self._shares(answer.labels_HW),
-                    )
+                    yield self.answer(image, name, whole=whole, probabilities=probabilities, device=where)
                 task.advance()
+
+    def opened(self, source: Path | bytes, name: str = "") -> Image.Image:
+        """An image, from a file or its bytes, upright and in the colours that `answer` takes. Raises ImageRejected."""
+        preprocess = self.backbone.preprocess
+        background = None if preprocess.channels == 4 else preprocess.background
+        return decode_image(source, background=background, name=name).pixels
+
+    def answer(
+        self,
+        image: Image.Image,
+        name: str = "",
+        *,
+        whole: bool = False,
+        probabilities: bool = False,
+        device: str = "auto",
+    ) -> PixelAnswer:
+        """What `predict` says of one image that was `opened`."""
+        answer = self._answer(image, pick_device(device), whole=whole, probabilities=probabilities)
+        return PixelAnswer(
+            path=name,
+            status="ok",
+            labels_HW=answer.labels_HW,
+            probabilities_CHW=answer.probabilities_CHW,
+            shares=self._shares(answer.labels_HW),
+        )
 
     def evaluate(self, data: Data, *, device: Device = "auto", progress: Progress = Silent()) -> PixelEvaluation:
         """Scores on images with masks, which say classes as those of the fit do. Raises DataUnusable, UsageError."""
@@ -159,7 +177,7 @@ class FittedPixels:
         with progress.task("images", len(every), "image") as task:
             for sample in every:
                 try:
-                    image = self._opened(sample.path, sample.name)
+                    image = self.opened(sample.path, sample.name)
                 except ImageRejected as error:
                     rejected.append(Rejected(path=sample.path, name=sample.name, code=error.code, reason=error.got))
                 else:
@@ -175,10 +193,6 @@ class FittedPixels:
         answer = self._answer(image, device, whole=False, probabilities=self.kind == "saliency")
         probability_HW = answer.probabilities_CHW[0] if answer.probabilities_CHW is not None else None
         return count_pixels(truth_HW, answer.labels_HW, len(self.classes), probability_HW=probability_HW)
-
-    def _opened(self, path: Path, name: str) -> Image.Image:
-        preprocess = self.backbone.preprocess
-        return decode_image(path, background=None if preprocess.channels == 4 else preprocess.background, name=name).pixels
 
     def _answer(self, image: Image.Image, device: str, *, whole: bool, probabilities: bool) -> Answer:
         return answer_image(

@@ -49,6 +49,18 @@ def rounded(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
+def prediction_fields(prediction: Prediction) -> dict[str, object]:
+    """What a row says of an image, but for its path."""
+    return {
+        "status": prediction.status,
+        "reason": prediction.reason or None,
+        "predictions": [{"class": name, "probability": rounded(value)} for name, value in prediction.top],
+        "abstained": prediction.abstained,
+        "why": prediction.why or None,
+        "distance": None if prediction.distance is None else rounded(prediction.distance),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class JsonRows:
     """One JSON object per line: path, status, reason (null when ok), predictions [{class, probability}], best first, abstained,
@@ -62,15 +74,7 @@ class JsonRows:
     explained: bool = False
 
     def encode(self, prediction: Prediction) -> bytes:
-        row: dict[str, object] = {
-            "path": prediction.path,
-            "status": prediction.status,
-            "reason": prediction.reason or None,
-            "predictions": [{"class": name, "probability": rounded(value)} for name, value in prediction.top],
-            "abstained": prediction.abstained,
-            "why": prediction.why or None,
-            "distance": None if prediction.distance is None else rounded(prediction.distance),
-        }
+        row = {"path": prediction.path, **prediction_fields(prediction)}
         if self.explained:
             row["explanation"] = prediction.explanation or None
         return json.dumps(row, allow_nan=False).encode("ascii") + b"\n"

@@ -74,7 +74,7 @@ class TorchEngine:
 class OpenVinoEngine:
     """OpenVINO on the processor with two batches under way; the converted network is kept in `folder`."""
 
-    def __init__(self, network: "Network", sample: Pixels, precision: str) -> None:
+    def __init__(self, network: "Network", sample: Pixels, precision: str, *, hint: str = "THROUGHPUT") -> None:
         import openvino
 
         self.name = openvino_name(precision)
@@ -82,9 +82,10 @@ class OpenVinoEngine:
         model = _converted(core, network, sample)
         model.reshape([-1, *sample.shape[1:]])
         # Throughput mode gives each of the processor's streams its own batch; measured in docs/measurements.md#engines
-        options = {"INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision), "PERFORMANCE_HINT": "THROUGHPUT"}
+        options = {"INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision), "PERFORMANCE_HINT": hint}
         self._compiled = core.compile_model(model, "CPU", options)
         self._size = 0
+        self._alone: Any = None
         self._queue_size = max(2, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
 
     def stream(self, batches: Iterator[Pixels]) -> Iterator[Rows]:
@@ -100,6 +101,13 @@ class OpenVinoEngine:
             under_way.append((slot, pixels, count))
         for waiting in under_way:
             yield self._finish(requests, *waiting)
+
+    def run(self, pixels: Pixels) -> Rows:
+        """One batch by itself, of any size, for whoever waits for it."""
+        if self._alone is None:
+            self._alone = self._compiled.create_infer_request()
+        self._alone.infer({0: pixels}, share_inputs=True)
+        return np.array(self._alone.get_output_tensor().data, np.float32)
 
     def _filled_up(self, pixels: Pixels) -> Pixels:
         """A short last batch as long as the others: kernels for another size would be compiled for it alone."""

@@ -1,6 +1,6 @@
 """Heat maps: which parts of an image speak for an answer."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,19 @@ def explain(
             for explanation in explainer(batch):
                 task.advance()
                 yield explanation
+
+
+def pixel_explainer(fitted: Fitted, *, device: Device = "auto") -> Callable[[NDArray[np.uint8], str | None], Explanation]:
+    """Asks one model again and again, about images (height, width, channels) as `data.decode.load_pixels` gives them.
+
+    The second argument names the class; None is the best answer. For one thread at a time. Raises UnknownClass.
+    """
+    explainer = _Explainer(fitted, pick_device(device), 1)
+
+    def explain_pixels(pixels_HWC: NDArray[np.uint8], of: str | None) -> Explanation:
+        return next(explainer([_Item("", _asked(fitted, of, 1)[0], Loaded(b"", pixels_HWC))]))
+
+    return explain_pixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,68 @@
+"""What runs the network of a server: always in fp32, so that it answers as `predict` does; the faster of what is installed."""
+
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import nn
+
+from regraft.backbone.features import FromPixels
+from regraft.cache.engines import Network, OpenVinoEngine, Pixels, Rows, TorchEngine, pick_device
+from regraft.data.preprocess import Preprocess
+from regraft.errors import first_line
+
+Run = Callable[[Pixels], Rows]
+Note = Callable[[str], None]
+# Of what a row says, per unit: far above what rounding does, far below what would show in a sixth digit of a probability.
+_ALIKE = 1e-4
+
+
+def fastest(module: nn.Module, preprocess: Preprocess, device: str, batch: int, note: Note) -> Run:
+    """Pixels (n, H, W, C) uint8 of at most `batch` images -> rows of `module`, by the faster engine that gives the same.
+
+    `note` is told what was measured. On the processor OpenVINO is tried where it is installed.
+    """
+    network, where = FromPixels(module, preprocess).eval(), pick_device(device)
+    sample = sample_of(preprocess, batch)
+    openvino = _openvino(network, sample, note) if where == "cpu" and find_spec("openvino") else None
+    plain = TorchEngine(network, device=where, dtype=torch.float32)
+    reference, rate = _timed(plain.run, sample)
+    if openvino is None:
+        note(f"engine: {plain.name}, {rate:.0f} images/s in batches of {batch}")
+        return plain.run
+    rows, other = _timed(openvino.run, sample)
+    apart = float(np.max(np.abs(rows - reference) / np.maximum(1.0, np.abs(reference))))
+    better = apart <= _ALIKE and other > rate
+    measured = f"{plain.name} {rate:.0f} images/s, {openvino.name} {other:.0f} images/s"
+    doubt = f", whose answers are otherwise by {apart:.1g}" if apart > _ALIKE else ""
+    if better:
+        for size in range(1, batch):  # kernels are made for each size when it is first met
+            openvino.run(sample[:size])
+    chosen: OpenVinoEngine | TorchEngine = openvino if better else plain
+    note(f"engine: {chosen.name} ({measured}{doubt}; batches of {batch})")
+    return chosen.run
+
+
+def _openvino(network: FromPixels, sample: Pixels, note: Note) -> OpenVinoEngine | None:
+    try:
+        return OpenVinoEngine(Network(network, "", None), sample, "fp32", hint="LATENCY")
+    except Exception as error:  # it cannot run every network
+        note(f"openvino cannot run this network: {first_line(error)}")
+        return None
+
+
+def _timed(run: Run, sample: Pixels) -> tuple[Rows, float]:
+    """Rows, and images per second; the first pass, in which kernels are made, is not counted."""
+    rows = run(sample)
+    start = time.perf_counter()
+    run(sample)
+    return rows, len(sample) / (time.perf_counter() - start)
+
+
+def sample_of(preprocess: Preprocess, count: int) -> Pixels:
+    """Made-up images (count, H, W, C): coarse patches of scattered levels, for no model was shown plain noise."""
+    height, width, channels = preprocess.height, preprocess.width, preprocess.channels
+    patches = np.random.default_rng(0).integers(0, 256, (count, -(-height // 16), -(-width // 16), channels), np.uint8)
+    return np.ascontiguousarray(patches.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width])
