@@ -124,8 +124,10 @@ def _second_moments(features_ND: FloatArray, standardiser: Standardiser, dtype: 
 def _spanned(features_ND: FloatArray, standardiser: Standardiser) -> Design:
     """X X^T = U S^2 U^T gives R = U S and V = X^T U S^-1. In float64: S is the root of what the product rounds."""
     count = len(features_ND)
-    standard_ND = torch.from_numpy(standardiser(features_ND))
-    square_R, left_NR = torch.linalg.eigh(standard_ND @ standard_ND.T)
+    standard = standardiser(features_ND)
+    # numpy computes half of a product with itself, and mirrors it.
+    square_R, left_NR = torch.linalg.eigh(torch.from_numpy(standard @ standard.T))
+    standard_ND = torch.from_numpy(standard)
     kept = square_R > (square_R[-1] * count * torch.finfo(torch.float64).eps).clamp_min(1e-300)
     square_R, left_NR = square_R[kept], left_NR[:, kept]
     x_NR = torch.cat([left_NR * square_R.sqrt(), torch.ones(count, 1, dtype=torch.float64)], dim=1)
