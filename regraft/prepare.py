@@ -65,8 +65,8 @@ class Prepared:
     solved: HeadFit
 
 
-def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
-    """Load, read, split, extract and solve. Raises the errors of each stage."""
+def prepare(recipe: Recipe, clock: Clock, progress: Progress, *, given: Samples | None = None) -> Prepared:
+    """Load, read, split, extract and solve; what is `given` need not be read. Raises the errors of each stage."""
     with clock("backbone"):
         # Before the data: a wrong name or device is told at once, not after 70,000 files.
         pick_device(recipe.device)
@@ -75,7 +75,7 @@ def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
         check_strategy(strategy, backbone)
     with clock("data"):
         recipe = replace(recipe, data=on_disk(recipe.data, recipe.cache or default_folder(), progress=progress))
-        samples, split = _read(recipe, progress)
+        samples, split = _read(recipe, given, progress)
         backbone = _for_small_images(recipe, backbone, split, progress)
         own = own_head_of(strategy, backbone, len(split.classes), seed=recipe.seed)
         baseline = baseline_of(strategy, backbone, own)
@@ -167,8 +167,8 @@ def _network_of(recipe: Recipe, run: Path, progress: Progress) -> Backbone:
     return earlier.backbone
 
 
-def _read(recipe: Recipe, progress: Progress) -> tuple[Samples, Split]:
-    samples = read_samples(recipe.data, progress=progress)
+def _read(recipe: Recipe, given: Samples | None, progress: Progress) -> tuple[Samples, Split]:
+    samples = given or read_samples(recipe.data, progress=progress)
     check_class_names(samples.classes)
     progress.note(samples.tree)
     for note in samples.notes:
