@@ -250,8 +250,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             engine=self._engine,
         )
         _check_readable(extracted.rejected)
-        tempered = head.at(self.fitted_.temperature)
-        return logits_of_rows(extracted.features, tempered.weight_KD, tempered.bias_K)
+        # In float64: an image gets the same answer whatever others are asked with it.
+        weight_KD, bias_K = (value.astype(np.float64) for value in (head.weight_KD, head.bias_K))
+        return logits_of_rows(extracted.features, weight_KD, bias_K) / self.fitted_.temperature
 
 
 def _samples(files: Sequence[Path], names: Sequence[str], codes_N: NDArray[np.int64]) -> Samples:

@@ -43,6 +43,8 @@ from regraft.values import Sample, Samples, Split
 
 # More of the images than this may not be left out without being asked: the issue is then the data, not a file.
 MOST_REJECTED = 0.1
+# Images whose comparison leaves so much behind that a quarter of a second of collecting it is well spent.
+_WORTH_COLLECTING = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,8 @@ def with_copies(
         progress.note(together.how)
     extracted = extracted.reordered(_order(split, together))
     observed = observe(together, extracted)
-    give_back()
+    if len(extracted.digests) >= _WORTH_COLLECTING:
+        give_back()
     return together, extracted, observed, copies_of(alike, *described(observed.train, observed.test))
 
 
@@ -191,7 +194,8 @@ def _extract(recipe: Recipe, samples: Samples, split: Split, backbone: Backbone,
         with_looks=True,
         progress=progress,
     )
-    give_back()
+    if extracted.misses:
+        give_back()
     return extracted
 
 

@@ -20,6 +20,7 @@ from regraft.errors import InputUnusable
 from regraft.replacing import cannot_write
 
 FOLDER: Final = "arrays"
+_END: Final = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of every PNG
 _WANTED: Final = "images as paths, uint8 arrays (H, W), (H, W, 3) or (H, W, 4), or Pillow's images"
 
 
@@ -32,8 +33,6 @@ def files_of(images: object, cache: Path) -> list[Path]:
     folder, new = cache / FOLDER, dict[Path, Path]()
     try:
         files = [_file_of(item, at, folder, new) for at, item in enumerate(_listed(images))]
-        if new and hasattr(os, "sync"):
-            os.sync()  # one call for all of them: a name must never stand for half an image
         for path, temporary in new.items():
             temporary.replace(path)
     except OSError as error:
@@ -50,11 +49,21 @@ def _file_of(item: object, at: int, folder: Path, new: dict[Path, Path]) -> Path
         return Path(item)
     pixels = _pixels(item, at)
     path = folder / _name(pixels)
-    if path not in new and not path.exists():
+    if path not in new and not _is_whole(path):
         folder.mkdir(parents=True, exist_ok=True)
         new[path] = path.with_name(f".{uuid.uuid4().hex}.png")
         Image.fromarray(pixels).save(new[path], compress_level=1)
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file is there to its end: a power cut may leave one that is empty, or holds nothing but zeros."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(_END), os.SEEK_END)
+            return file.read() == _END
+    except OSError:
+        return False
 
 
 def _listed(images: object) -> list[Any]:
