@@ -1,4 +1,4 @@
-"""For MkDocs: a line `<!-- show: NAME, NAME | WORD -->` becomes the measured figures of that name, as docs/measurements.md has them.
+"""For MkDocs: a line `<!-- show: NAME, NAME | WORD -->` becomes the measured figures of that name in docs/measurements.md.
 
 Only rows that hold the WORD, where there is one. So no page can show a figure that has been measured anew.
 """

@@ -13,8 +13,9 @@ import regraft
 PAGE = Path(__file__).with_name("python.md")
 HEAD = """# Python
 
-Written by `python docs/make_python.py` from the docstrings; change these, not this page. All names are in `regraft` itself: `import
-regraft` imports each when it is first used. Letters at the end of names give shapes: N images, K classes, H W pixels, C channels.
+Written by `python docs/make_python.py` from the docstrings; change these, not this page. All names are in `regraft` itself;
+`import regraft` imports each when it is first used. Letters at the end of names give shapes: N images, K classes, H W pixels,
+C channels.
 """
 GROUPS = {
     "Functions": ("fit", "load", "pretrained", "inspect", "rank", "audit", "extend", "compare", "explain", "rebuild_report"),
