@@ -38,7 +38,7 @@ docs: $(VENV)/.installed-dev ## Write the generated documentation again, and bui
 	$(BIN)/python bench/run.py --render
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/python docs/make_python.py
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## Remove the environment and what was measured, not the runs
 	rm -rf $(VENV) bench/out site
