@@ -35,8 +35,8 @@ class HeadFit:
         return logits_of_rows(features, self.weight_KD, self.bias_K)
 
 
-def logits_of_rows(features: FeatureRows, weight_KD: NDArray[np.float32], bias_K: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, K) logits of rows still on disk, whose first D columns the head reads, a block at a time."""
+def logits_of_rows(features: FeatureRows, weight_KD: FloatArray, bias_K: FloatArray) -> NDArray[np.float64]:
+    """(N, K) logits of rows still on disk, whose first D columns the head reads, a block at a time, as precise as the weights."""
     narrow = features.leading(weight_KD.shape[1])
     parts = (narrow[i : i + _READ_ROWS] for i in range(0, len(narrow), _READ_ROWS))
     blocks = [part @ weight_KD.T + bias_K for part in parts]
