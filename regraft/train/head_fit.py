@@ -36,7 +36,7 @@ class HeadFit:
 
 
 def logits_of_rows(features: FeatureRows, weight_KD: FloatArray, bias_K: FloatArray) -> NDArray[np.float64]:
-    """(N, K) logits of rows still on disk, whose first D columns the head reads, a block at a time, as precise as the weights."""
+    """(N, K) logits of rows still on disk, a block at a time, as precise as the weights. They read the first D columns."""
     narrow = features.leading(weight_KD.shape[1])
     parts = (narrow[i : i + _READ_ROWS] for i in range(0, len(narrow), _READ_ROWS))
     blocks = [part @ weight_KD.T + bias_K for part in parts]
