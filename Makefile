@@ -35,12 +35,14 @@ data: $(VENV)/.installed-dev ## Fetch the public image sets of the benchmarks (a
 bench: data ## Measure every figure beside the peers (hours); writes docs/measurements.md
 	$(BIN)/python bench/run.py --data $(DATA)
 
-docs: $(VENV)/.installed ## Write the generated documentation again
+docs: $(VENV)/.installed-dev ## Write the generated documentation again, and build the site
 	$(BIN)/python bench/run.py --render
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_python.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## Remove the environment and what was measured, not the runs
-	rm -rf $(VENV) bench/out
+	rm -rf $(VENV) bench/out site
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

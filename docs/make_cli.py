@@ -82,8 +82,8 @@ One line on standard output; nothing at all when the command fails. Undefined fi
   `seconds`, `fix_list`
 - `extend`: what `fit` prints
 - `report`: `run`, and where its files are: `report` (the page), `json` (for programs), `card` (README.md)
-- `cache list`: `folder`, `tables` [{`name`, `rows`, `bytes`, `description`}], `datasets` [{`name`, `images`, `bytes`}];
-  `cache clear`: `folder`, `freed` (bytes)
+- `cache list`: `folder`, `tables` [{`name`, `rows`, `bytes`, `description`}], `datasets` [{`name`, `images`, `bytes`}],
+  `arrays` {`images`, `bytes`} (images that were given as arrays); `cache clear`: `folder`, `freed` (bytes)
 - `doctor`: a field for everything that it lists, and `problems`
 
 ## Where a network comes from

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         BackboneNotFound,
         DataUnusable,
         Diverged,
+        InputUnusable,
         NotConverged,
         OutOfSpace,
         OutputExists,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         SavedModelRefused,
         UsageError,
     )
+    from regraft.estimator import ImageClassifier
     from regraft.evaluate.paired import Comparison
     from regraft.evidence.explain import explain
     from regraft.findings import Audit
@@ -66,6 +68,8 @@ __all__ = [
     "Full",
     "Gradual",
     "Head",
+    "ImageClassifier",
+    "InputUnusable",
     "Interval",
     "Norm",
     "NotConverged",
@@ -107,6 +111,7 @@ _HOMES = {
         "BackboneNotFound",
         "DataUnusable",
         "Diverged",
+        "InputUnusable",
         "NotConverged",
         "OutOfSpace",
         "OutputExists",
@@ -114,6 +119,7 @@ _HOMES = {
         "SavedModelRefused",
         "UsageError",
     ),
+    "regraft.estimator": ("ImageClassifier",),
     "regraft.evaluate.paired": ("Comparison",),
     "regraft.evidence.explain": ("explain",),
     "regraft.findings": ("Audit",),

@@ -95,9 +95,9 @@ def fit(
 
     Instead of a path, `data` and `test` may name a data set of torchvision: "torchvision:CIFAR10".
     """
-    _check_types(data=data, test=test, size=size, seed=seed, strategy=strategy, backbone=backbone, out=out, cache=cache)
-    _check_types(trust=trust, head_path=head_path, channels=channels, start_from=start_from, tta=tta, resume=resume)
-    _check_types(tensorboard=tensorboard, cache_limit=cache_limit, max_error=max_error, coverage=coverage, exclude=exclude)
+    check_types(data=data, test=test, size=size, seed=seed, strategy=strategy, backbone=backbone, out=out, cache=cache)
+    check_types(trust=trust, head_path=head_path, channels=channels, start_from=start_from, tta=tta, resume=resume)
+    check_types(tensorboard=tensorboard, cache_limit=cache_limit, max_error=max_error, coverage=coverage, exclude=exclude)
     chosen = replace(data, path=Path(data.path)) if isinstance(data, Data) else Data(path=Path(data))
     if isinstance(strategy, Decoding) and chosen.task == "classification":
         raise UsageError(
@@ -160,7 +160,7 @@ def audit(
 
     Arguments as `fit` takes them. Images that cannot be read are left out, however many. Raises what `fit` raises.
     """
-    _check_types(data=data, test=test, seed=seed, backbone=backbone, cache=cache, exclude=exclude)
+    check_types(data=data, test=test, seed=seed, backbone=backbone, cache=cache, exclude=exclude)
     chosen = data if isinstance(data, Data) else Data(path=Path(data), test=test, skip_bad=True)
     recipe = Recipe(
         data=replace(chosen, path=Path(chosen.path), exclude=Path(exclude) if exclude is not None else chosen.exclude),
@@ -188,17 +188,17 @@ def extend(
     `out` is that of `run` with -2 after it by default. The old images are not read: their features have to be in the `cache`.
     Raises UsageError where they are not, or where the run's network was trained; SavedModelRefused; what `fit` raises.
     """
-    _check_types(out=out, cache=cache)
+    check_types(out=out, cache=cache)
     place = place_run(Path(more), Path(out) if out else next_to(Path(run)), overwrite=overwrite)
     folder = None if cache is None else Path(cache)
     with reserved(place.folder):
         return run_extend(Path(run), Path(more), place.folder, cache=folder, device=device, progress=progress)
 
 
-def _check_types(**given: object) -> None:
+def check_types(of: str = "fit", /, **given: object) -> None:
     """Raise UsageError for an argument of another kind: said now, and not somewhere in the middle of the work."""
     for name, value in given.items():
         kinds, words = _KINDS[name]
         # True is an int in Python, and a seed or a size to nobody.
         if (isinstance(value, bool) and bool not in kinds) or not isinstance(value, kinds):
-            raise UsageError(expected=f"{name} to be {words}", got=repr(value), fix="see help(regraft.fit)")
+            raise UsageError(expected=f"{name} to be {words}", got=repr(value), fix=f"see help(regraft.{of})")

@@ -68,6 +68,10 @@ class ImageRejected(DataUnusable):
         super().__init__(expected=expected, got=got, fix=fix)
 
 
+class InputUnusable(DataUnusable, ValueError):
+    """What `ImageClassifier` was given cannot be worked with; scikit-learn's own tools expect a ValueError."""
+
+
 class SavedModelRefused(RegraftError):
     """A saved model that is damaged, hostile or of another format."""
 

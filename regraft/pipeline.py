@@ -1,10 +1,12 @@
 """One fit, stage by stage. Read this first."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from regraft.artifact.load import SavedModel
 from regraft.artifact.save import save_model
 from regraft.auditing import audit_of
 from regraft.backbone.attach import HeadWeights
@@ -28,7 +30,7 @@ from regraft.saved import doubts, fingerprint, to_saved, versions
 from regraft.strategies import Auto, Head
 from regraft.task.classify import predictions_of, targets_of
 from regraft.train.by_class import Classes
-from regraft.train.caution import caution_of
+from regraft.train.caution import Caution, caution_of
 from regraft.train.checkpoints import Identity, Resume, asked_of, forget, keepers_in, machine
 from regraft.train.curves import Curves
 from regraft.train.learning_curve import learning_curve
@@ -38,7 +40,7 @@ from regraft.train.rule import rule_of_thumb
 from regraft.train.setting import Model, Setting
 from regraft.train.sheet import augmented_images
 from regraft.train.strategy import apply_strategy
-from regraft.values import LearningCurve, Predictions, RunSummary, Split
+from regraft.values import Epoch, LearningCurve, Predictions, RunSummary, Samples, Split
 
 # What a person says of the data beside where it is.
 _OF_SPLIT = ("test", "test_share", "path_column", "label_column", "split_column", "group_column", "group_pattern")
@@ -71,27 +73,12 @@ def complete(
         with told:
             model = apply_strategy(setting, ready.strategy, ready.own)
         model = replace(model, notes=(*model.notes, *doubted))
-    assert not isinstance(model.head, PixelHead), "made by the task of classes"
-    fitted = Fitted(
-        backbone=model.backbone,
-        head=model.head,
-        classes=split.classes,
-        multi_label=split.multi_label,
-        mirrored=recipe.tta,
-        folder=out,
-    )
-    with clock("scores"):
-        if recipe.tta:
-            model = replace(model, test_MK=fitted.logits(observed.test, device=recipe.device, progress=progress))
-        caution = caution_of(setting, model, max_error=recipe.max_error, coverage=recipe.coverage)
-        fitted = replace(fitted, temperature=caution.temperature, novelty=caution.novelty, thresholds=caution.thresholds)
-        test, cross_validation = _predictions(split, observed, model, caution.temperature)
-        summary = _summary(ready, model, test, cross_validation, command)
-        summary = replace(summary, calibrated=caution.calibrated, abstain=caution.rule)
+    made = _judged(ready, setting, model, clock, out, command)
+    fitted, summary, test, cross_validation = made.fitted, made.summary, made.test, made.cross_validation
     with clock("learning curve"):
         summary = replace(summary, learning=_learning(ready, progress))
     with clock("audit"):
-        audit = audit_of(ready, test, caution)
+        audit = audit_of(ready, test, made.caution)
     with clock("saving"):
         _save(fitted, summary, data, recipe.seed, out, test, cross_validation)
         write_images(out, _kept(ready))
@@ -114,6 +101,54 @@ def complete(
     # Last: what is killed before can go on, and then lacks nothing.
     forget(out)
     return replace(fitted, summary=replace(summary, seconds=clock.seconds()), audit=audit)
+
+
+def fit_given(recipe: Recipe, given: Samples, *, progress: Progress = Silent()) -> tuple[Fitted, SavedModel]:
+    """Fit images that are at hand, without a test set, an audit or a report, and what to save of it; nothing is written.
+
+    `recipe.data` says how images are grouped and tested; its path is not looked at. Raises what `fit` raises.
+    """
+    clock = Clock()
+    ready = prepare(recipe, clock, progress, given=given)
+    with clock("head" if ready.strategy == ready.baseline else "training"):
+        setting = _setting(ready, lambda _: None, progress)
+        model = apply_strategy(setting, ready.strategy, ready.own)
+    made = _judged(ready, setting, model, clock, None, "")
+    saved = to_saved(made.fitted, made.summary, fingerprint=fingerprint_of(ready.observed), seed=recipe.seed)
+    return replace(made.fitted, summary=replace(made.summary, seconds=clock.seconds())), saved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """A model with what it knows of itself: how far it can be relied on, its answers to images that it was not fitted on."""
+
+    fitted: Fitted
+    caution: Caution
+    test: Predictions | None
+    cross_validation: Predictions
+    summary: RunSummary
+
+
+def _judged(ready: Prepared, setting: Setting, model: Model, clock: Clock, out: Path | None, command: str) -> _Judged:
+    recipe, observed, split = ready.recipe, ready.observed, ready.split
+    assert not isinstance(model.head, PixelHead), "made by the task of classes"
+    fitted = Fitted(
+        backbone=model.backbone,
+        head=model.head,
+        classes=split.classes,
+        multi_label=split.multi_label,
+        mirrored=recipe.tta,
+        folder=out,
+    )
+    with clock("scores"):
+        if recipe.tta:
+            model = replace(model, test_MK=fitted.logits(observed.test, device=recipe.device, progress=setting.progress))
+        caution = caution_of(setting, model, max_error=recipe.max_error, coverage=recipe.coverage)
+        fitted = replace(fitted, temperature=caution.temperature, novelty=caution.novelty, thresholds=caution.thresholds)
+        test, cross_validation = _predictions(split, observed, model, caution.temperature)
+        summary = _summary(ready, model, test, cross_validation, command)
+        summary = replace(summary, calibrated=caution.calibrated, abstain=caution.rule)
+    return _Judged(fitted=fitted, caution=caution, test=test, cross_validation=cross_validation, summary=summary)
 
 
 def _overlays(ready: Prepared, fitted: Fitted, found: tuple[Mistake, ...], paths: dict[str, Path]) -> Overlays:
@@ -163,7 +198,7 @@ def _learning(ready: Prepared, progress: Progress) -> LearningCurve:
     return remembered(_cache(ready), key, LearningCurve, draw)
 
 
-def _setting(ready: Prepared, told: Curves, progress: Progress) -> Setting:
+def _setting(ready: Prepared, told: Callable[[Epoch], None], progress: Progress) -> Setting:
     recipe, split = ready.recipe, ready.split
     return Setting(
         backbone=ready.backbone,

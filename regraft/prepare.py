@@ -43,6 +43,8 @@ from regraft.values import Sample, Samples, Split
 
 # More of the images than this may not be left out without being asked: the issue is then the data, not a file.
 MOST_REJECTED = 0.1
+# Images whose comparison leaves so much behind that a quarter of a second of collecting it is well spent.
+_WORTH_COLLECTING = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +67,8 @@ class Prepared:
     solved: HeadFit
 
 
-def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
-    """Load, read, split, extract and solve. Raises the errors of each stage."""
+def prepare(recipe: Recipe, clock: Clock, progress: Progress, *, given: Samples | None = None) -> Prepared:
+    """Load, read, split, extract and solve; what is `given` need not be read. Raises the errors of each stage."""
     with clock("backbone"):
         # Before the data: a wrong name or device is told at once, not after 70,000 files.
         pick_device(recipe.device)
@@ -75,7 +77,7 @@ def prepare(recipe: Recipe, clock: Clock, progress: Progress) -> Prepared:
         check_strategy(strategy, backbone)
     with clock("data"):
         recipe = replace(recipe, data=on_disk(recipe.data, recipe.cache or default_folder(), progress=progress))
-        samples, split = _read(recipe, progress)
+        samples, split = _read(recipe, given, progress)
         backbone = _for_small_images(recipe, backbone, split, progress)
         backbone = pooling_for(backbone, len(split.train) + len(split.test))
         own = own_head_of(strategy, backbone, len(split.classes), seed=recipe.seed)
@@ -112,7 +114,8 @@ def with_copies(
         progress.note(together.how)
     extracted = extracted.reordered(_order(split, together))
     observed = observe(together, extracted)
-    give_back()
+    if len(extracted.digests) >= _WORTH_COLLECTING:
+        give_back()
     return together, extracted, observed, copies_of(alike, *described(observed.train, observed.test))
 
 
@@ -168,8 +171,8 @@ def _network_of(recipe: Recipe, run: Path, progress: Progress) -> Backbone:
     return earlier.backbone
 
 
-def _read(recipe: Recipe, progress: Progress) -> tuple[Samples, Split]:
-    samples = read_samples(recipe.data, progress=progress)
+def _read(recipe: Recipe, given: Samples | None, progress: Progress) -> tuple[Samples, Split]:
+    samples = given or read_samples(recipe.data, progress=progress)
     check_class_names(samples.classes)
     progress.note(samples.tree)
     for note in samples.notes:
@@ -192,7 +195,8 @@ def _extract(recipe: Recipe, samples: Samples, split: Split, backbone: Backbone,
         with_looks=True,
         progress=progress,
     )
-    give_back()
+    if extracted.misses:
+        give_back()
     return extracted
 
 

@@ -185,7 +185,17 @@ def load(
 
     Raises SavedModelRefused for a damaged, hostile or unknown file, and for a network other than that of the run.
     """
-    folder = Path(folder)
+    return load_with_data(Path(folder), backbone=backbone, head=head, trust=trust)[0]
+
+
+def load_with_data(
+    folder: Path,
+    *,
+    backbone: str | Own | nn.Module | None = None,
+    head: MadeBy | str | None = None,
+    trust: bool = False,
+) -> tuple[Fitted | FittedPixels, SavedModel]:
+    """What `load` gives, and the plain data that it was made of, to save it again."""
     built: list[Backbone] = []
     heads: list[OwnHead | None] = []
     pixels: list[PixelHead] = []
@@ -211,7 +221,7 @@ def load(
     put_state(rebuilt.module, state)
     rebuilt = replace(rebuilt, weights_digest=saved.config.weights_digest)
     if pixels:
-        return fitted_of(saved, rebuilt, pixels[0], folder)
+        return fitted_of(saved, rebuilt, pixels[0], folder), saved
     fitted = Fitted(
         backbone=rebuilt,
         head=_head(heads[0], saved),
@@ -225,7 +235,7 @@ def load(
         notes=saved.notes,
     )
     _check_answer(fitted, saved.config)
-    return fitted
+    return fitted, saved
 
 
 def _check_answer(fitted: Fitted, config: Config) -> None:

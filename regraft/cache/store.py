@@ -228,7 +228,7 @@ def _describe(folder: Path) -> TableInfo:
 def clear(cache: Path) -> int:
     """Remove everything regraft keeps in a cache folder; returns the bytes freed. Other files in it stay."""
     freed = 0
-    for name in ("features", "engines", "heads", "found", "datasets"):
+    for name in ("features", "engines", "heads", "found", "datasets", "arrays"):
         folder = cache / name
         if folder.is_dir() and not folder.is_symlink():
             freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

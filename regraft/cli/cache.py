@@ -24,19 +24,22 @@ def _folder(cache: Path | None) -> Path:
 def list_cache(cache: CacheOption = None, as_json: JsonOption = False) -> None:
     """List what is kept.
 
-    One line for each table of features (what made it, of how many images, how large) and for each data set.
+    One line for each table of features (what made it, of how many images, how large), for each data set, and for images
+    that scikit-learn's tools gave as arrays.
     """
     from regraft.cache.store import list_tables
     from regraft.cli import show
+    from regraft.data.arrays import kept_arrays
     from regraft.data.materialise import kept_sets
     from regraft.data.names import count_of
 
     folder = _folder(cache)
-    tables, sets = list_tables(folder), kept_sets(folder)
+    tables, sets, (arrays, array_bytes) = list_tables(folder), kept_sets(folder), kept_arrays(folder)
     if as_json:
         rows = [{"name": t.name, "rows": t.rows, "bytes": t.bytes, "description": t.description} for t in tables]
         data = [{"name": s.name, "images": s.images, "bytes": s.bytes} for s in sets]
-        show.print_json({"folder": str(folder), "tables": rows, "datasets": data})
+        given = {"images": arrays, "bytes": array_bytes}
+        show.print_json({"folder": str(folder), "tables": rows, "datasets": data, "arrays": given})
         return
     if tables:
         show.print_table(
@@ -45,9 +48,11 @@ def list_cache(cache: CacheOption = None, as_json: JsonOption = False) -> None:
         )
     for kept in sets:
         show.print_line(f"{kept.name}: {count_of(kept.images, 'image')}, {show.size_text(kept.bytes)}")
-    total = show.size_text(sum(t.bytes for t in tables) + sum(s.bytes for s in sets))
+    if arrays:
+        show.print_line(f"given as arrays: {count_of(arrays, 'image')}, {show.size_text(array_bytes)}")
+    total = show.size_text(sum(t.bytes for t in tables) + sum(s.bytes for s in sets) + array_bytes)
     counts = [count_of(len(tables), "table")] * bool(tables) + [count_of(len(sets), "data set")] * bool(sets)
-    show.print_line(f"{folder}: {', '.join([*counts, total]) if counts else 'empty'}")
+    show.print_line(f"{folder}: {', '.join([*counts, total]) if counts or arrays else 'empty'}")
 
 
 @app.command("clear")

@@ -4,24 +4,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from regraft.errors import UsageError
-from regraft.strategies import (
-    Auto,
-    Balance,
-    Decoding,
-    Features,
-    Full,
-    Gradual,
-    Head,
-    Norm,
-    Partial,
-    Scratch,
-    Strategy,
-    Trained,
-)
-
-_NAMES = "head, partial:N, norm, full, gradual, gradual:EPOCHS, scratch or auto"
-_PLAIN: dict[str, type[Trained]] = {"norm": Norm, "full": Full, "scratch": Scratch}
-
+from regraft.strategies import Auto, Balance, Decoding, Features, Gradual, Head, Strategy
+from regraft.strategy_names import trained_named
 
 # Sets of images with masks are small, and each image has many answers: more steps of fewer images.
 OF_PIXELS: dict[str, Any] = {"epochs": 20, "batch_size": 8, "mixup": 0.0}
@@ -69,7 +53,7 @@ def strategy_of(
         _check_use(text, "--freeze", given=bool(freeze), other="a strategy that trains more: partial:N, full or scratch")
         how = replace(Head(module=head).how, **given, balance=balance) if given else None
         return Head(features=features, balance=balance, module=head, training=how)
-    strategy = _named(text)
+    strategy = trained_named(text)
     if pixels and not isinstance(strategy, Auto):
         own = {"epochs"} if isinstance(strategy, Gradual) else set()
         strategy = replace(strategy, **{name: value for name, value in OF_PIXELS.items() if name not in own})
@@ -83,32 +67,11 @@ def strategy_of(
     return replace(strategy, **given, features=features, balance=balance, freeze=freeze)
 
 
-def _named(text: str) -> Trained | Auto:
-    name, colon, _ = text.partition(":")
-    if text == "auto":
-        return Auto()
-    if text in _PLAIN:
-        return _PLAIN[text]()
-    if name == "partial" and colon:
-        return Partial(stages=_whole(text, "partial:1 trains the last stage"))
-    if name == "gradual":
-        return Gradual(epochs=_whole(text, "gradual:2 gives each phase 2 epochs")) if colon else Gradual()
-    fix = "partial:1 trains the last stage, partial:2 the last two" if name == "partial" else "choose one of them"
-    raise UsageError(expected=f"--strategy to be {_NAMES}", got=repr(text), fix=fix)
-
-
 def _check_use(strategy: str, option: str, *, given: bool, other: str) -> None:
     if given:
         raise UsageError(
             expected=f"{option} with {other}", got=f"{option} with {strategy}", fix=f"leave {option} out, or the strategy"
         )
-
-
-def _whole(text: str, fix: str) -> int:
-    name, _, number = text.partition(":")
-    if not (number.isascii() and number.isdigit() and 0 < len(number) < 5):
-        raise UsageError(expected=f"{name}:N with a whole number N", got=repr(text), fix=fix)
-    return int(number)
 
 
 def bytes_of(text: str) -> int:

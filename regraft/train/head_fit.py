@@ -31,11 +31,16 @@ class HeadFit:
     out_of_fold_NK: NDArray[np.float64]
 
     def logits(self, features: FeatureRows) -> NDArray[np.float64]:
-        """(N, K) logits of rows still on disk, a block at a time."""
-        narrow = features.leading(self.weight_KD.shape[1])
-        parts = (narrow[i : i + _READ_ROWS] for i in range(0, len(narrow), _READ_ROWS))
-        blocks = [part @ self.weight_KD.T + self.bias_K for part in parts]
-        return np.concatenate(blocks).astype(np.float64) if blocks else np.zeros((0, len(self.bias_K)))
+        """(N, K) logits of rows still on disk."""
+        return logits_of_rows(features, self.weight_KD, self.bias_K)
+
+
+def logits_of_rows(features: FeatureRows, weight_KD: FloatArray, bias_K: FloatArray) -> NDArray[np.float64]:
+    """(N, K) logits of rows still on disk, a block at a time, as precise as the weights. They read the first D columns."""
+    narrow = features.leading(weight_KD.shape[1])
+    parts = (narrow[i : i + _READ_ROWS] for i in range(0, len(narrow), _READ_ROWS))
+    blocks = [part @ weight_KD.T + bias_K for part in parts]
+    return np.concatenate(blocks).astype(np.float64) if blocks else np.zeros((0, len(bias_K)))
 
 
 def fit_head(
