@@ -30,33 +30,66 @@ class Resample(nn.Module):
 
     canvas: Tensor
     luminance: Tensor
-    down_first: Tensor
 
     def __init__(self, preprocess: Preprocess) -> None:
         super().__init__()
-        self.preprocess = preprocess
+        self.preprocess, self._down_first = preprocess, _goes_down_first()
         self.register_buffer("canvas", _background(preprocess), persistent=False)
         self.register_buffer("luminance", torch.tensor(_LUMINANCE).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("down_first", torch.tensor(_goes_down_first()), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
-        if self.preprocess.channels == 1:
-            pixels = torch.floor(((pixels * self.luminance).sum(dim=1, keepdim=True) + _WHOLE / 2) / _WHOLE)
+        size = images.shape[1], images.shape[2]
         # Numbers as tensors: what the size decides is then part of the graph, without branches.
-        height, width = (torch.scalar_tensor(side, dtype=torch.float64) for side in (images.shape[1], images.shape[2]))
+        height, width = (torch.scalar_tensor(side, dtype=torch.float64) for side in size)
         across, down = _spans(height, width, self.preprocess)
-        kind = self.preprocess.interpolation
-        if kind == "nearest":
-            pixels = pixels.index_select(3, _nearest(across, images.shape[2])).index_select(2, _nearest(down, images.shape[1]))
+        if self.preprocess.interpolation == "nearest":
+            pixels = self._floats(images)
+            pixels = pixels.index_select(3, _nearest(across, size[1])).index_select(2, _nearest(down, size[0]))
         else:
-            tall = height - down.length > 2 * (width - across.length)
-            wide, high = _weights(across, images.shape[2], kind), _weights(down, images.shape[1], kind)
-            pixels = _either(self.down_first & tall & (height > down.length), pixels, wide, high)
+            pixels = self._filtered(images, across, down)
         if self.preprocess.fit != "pad":
             return pixels
         inside = down.inside().view(1, 1, -1, 1) & across.inside().view(1, 1, 1, -1)
         return torch.where(inside, pixels, self.canvas)
+
+    def _floats(self, images: Tensor) -> Tensor:
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
+        if self.preprocess.channels != 1:
+            return pixels
+        return torch.floor(((pixels * self.luminance).sum(dim=1, keepdim=True) + _WHOLE / 2) / _WHOLE)
+
+    def _filtered(self, images: Tensor, across: "_Span", down: "_Span") -> Tensor:
+        """Both sides resized, whole levels in between."""
+        kind, (rows, columns) = self.preprocess.interpolation, images.shape[1:3]
+        if not self._down_first:
+            pixels = _across(self._floats(images), _weights(across, columns, kind))
+            return _across(pixels.transpose(2, 3), _weights(down, rows, kind)).transpose(2, 3)
+        # Tall images are laid on their side, so that the first pass reduces their height. No branch, which some runtimes
+        # answer wrongly: a number that is 0 or 1 and decides the order of the pixels.
+        tall = _is_tall(rows, columns, self.preprocess)
+        first, second = columns + tall * (rows - columns), rows + tall * (columns - rows)
+        down_step, across_step = columns + tall * (1 - columns), 1 + tall * (columns - 1)
+        places = torch.arange(second).unsqueeze(1) * down_step + torch.arange(first).unsqueeze(0) * across_step
+        turned = images.flatten(1, 2).index_select(1, places.flatten()).unflatten(1, (second, first))
+        share = torch.scalar_tensor(tall, dtype=torch.float64)
+        pixels = _across(self._floats(turned), _weights(across.mixed(down, share), first, kind))
+        pixels = _across(pixels.transpose(2, 3), _weights(down.mixed(across, share), second, kind))
+        height, width = self.preprocess.height, self.preprocess.width
+        upright = pixels[:, :, :width, :height].transpose(2, 3)
+        return torch.where(share > 0, pixels[:, :, :height, :width], upright)
+
+
+def _is_tall(rows: int, columns: int, preprocess: Preprocess) -> int:
+    """1 where Pillow reduces the height first: where that loses more than twice as many pixels as the width; else 0."""
+    height, width = preprocess.height, preprocess.width
+    if preprocess.fit == "pad":
+        height, width = (
+            torch.sym_min(height, (2 * rows * width + columns) // (2 * columns)),
+            torch.sym_min(width, (2 * columns * height + rows) // (2 * rows)),
+        )
+    lost, more = rows - height, rows - height - 2 * (columns - width)
+    found: int = torch.sym_min(1, torch.sym_max(0, lost)) * torch.sym_min(1, torch.sym_max(0, more))
+    return found
 
 
 class _Span:
@@ -67,6 +100,14 @@ class _Span:
         self.begin = begin.to(torch.float32).to(torch.float64)
         self.scale = (end.to(torch.float32) - begin.to(torch.float32)).to(torch.float64) / length
         self.length, self.offset, self.slots = length, offset, slots
+
+    def mixed(self, other: "_Span", share: Tensor) -> "_Span":
+        """This one where `share` is 0, `other` where it is 1, with as many slots as the larger has."""
+        found = object.__new__(_Span)
+        for name in ("begin", "scale", "length", "offset"):
+            setattr(found, name, torch.where(share > 0, getattr(other, name), getattr(self, name)))
+        found.slots = max(self.slots, other.slots)
+        return found
 
     def places(self) -> Tensor:
         """(slots,) the number of each slot among the pixels that the part becomes; outside of it below 0 or too large."""
@@ -161,28 +202,9 @@ def _goes_down_first() -> bool:
     return at_once.tobytes() != across.tobytes()
 
 
-def _either(tall: Tensor, pixels: Tensor, wide: Tensor, high: Tensor) -> Tensor:
-    """Both sides resized, whole levels in between: that of more pixels first, which is what Pillow does."""
-    if torch.compiler.is_exporting():
-        found: Tensor = torch.cond(tall, _down_first, _across_first, (pixels, wide, high))
-        return found
-    return _down_first(pixels, wide, high) if tall else _across_first(pixels, wide, high)
-
-
-def _down_first(pixels: Tensor, wide: Tensor, high: Tensor) -> Tensor:
-    return _across(_down(pixels, high), wide)
-
-
-def _across_first(pixels: Tensor, wide: Tensor, high: Tensor) -> Tensor:
-    return _down(_across(pixels, wide), high)
-
-
 def _across(pixels: Tensor, weights: Tensor) -> Tensor:
+    """The last side resized."""
     return _levels(*(pixels @ weights.T).chunk(2, dim=3))
-
-
-def _down(pixels: Tensor, weights: Tensor) -> Tensor:
-    return _levels(*(weights @ pixels).chunk(2, dim=2))
 
 
 def _levels(upper: Tensor, lower: Tensor) -> Tensor:
