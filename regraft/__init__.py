@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from regraft.evaluate.paired import Comparison
     from regraft.evidence.explain import explain
+    from regraft.exports.exporting import Exported, export
     from regraft.findings import Audit
     from regraft.fitted import Fitted, pretrained
     from regraft.fitted_pixels import FittedPixels
@@ -61,6 +62,7 @@ __all__ = [
     "Diverged",
     "Evaluation",
     "Explanation",
+    "Exported",
     "Fitted",
     "FittedPixels",
     "Full",
@@ -90,6 +92,7 @@ __all__ = [
     "audit",
     "compare",
     "explain",
+    "export",
     "extend",
     "fit",
     "inspect",
@@ -116,6 +119,7 @@ _HOMES = {
     ),
     "regraft.evaluate.paired": ("Comparison",),
     "regraft.evidence.explain": ("explain",),
+    "regraft.exports.exporting": ("Exported", "export"),
     "regraft.findings": ("Audit",),
     "regraft.fitted": ("Fitted", "pretrained"),
     "regraft.fitted_pixels": ("FittedPixels",),
