@@ -1,4 +1,4 @@
-"""The images that an export is tried on: those that judged the run, found again by what they hold; or a folder of the user's."""
+"""The images that an export is tried on: those that judged the run, found again by their content; or a folder of images."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ class Trial:
 
 
 def find_trial(run: Path | None, folder: Path | None) -> Trial:
-    """The images that judged the run (its training images where nothing was held out), under `folder` or where the fit had them.
+    """The images that judged the run, its training images where nothing was held out: in `folder`, or where the fit had them.
 
     Images of a folder that are none of the run's are tried all the same, without labels. Raises UsageError where the images
     are not there any more, DataUnusable for a folder without images.

@@ -24,8 +24,8 @@ _WHOLE: Final = 65536.0
 class Resample(nn.Module):
     """Raw pixels (N, H, W, C) uint8 -> pixels (N, C, h, w) float32, whole numbers from 0 to 255.
 
-    The same as `data.preprocess.to_input_size`, bit for bit where the runtime has float64; a runtime that computes it as float32
-    may be one level off in a few pixels. C is 3 for networks of 1 or 3 channels, 4 for those of 4.
+    The same as `data.preprocess.to_input_size`, bit for bit where the runtime has float64; one that computes it as float32 may
+    be one level off in a few pixels. C is 3 for networks of 1 or 3 channels, 4 for those of 4.
     """
 
     canvas: Tensor
