@@ -4,7 +4,22 @@ from typing import Annotated
 
 import typer
 
-from regraft.cli import audit, backbones, cache, compare, doctor, evaluate, extend, fit, inspect, predict, rank, report, suggest
+from regraft.cli import (
+    audit,
+    backbones,
+    cache,
+    compare,
+    doctor,
+    evaluate,
+    export,
+    extend,
+    fit,
+    inspect,
+    predict,
+    rank,
+    report,
+    suggest,
+)
 
 app = typer.Typer(
     name="regraft",
@@ -44,6 +59,7 @@ app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
+app.command("export")(export.export)
 app.command("audit")(audit.audit)
 app.command("extend")(extend.extend)
 app.command("suggest")(suggest.suggest)
