@@ -23,13 +23,13 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            "--to", metavar="onnx|openvino|torch|safetensors", help="The kind of file; torch is a torch.export program."
+            "--to", metavar="onnx|openvino|torch|safetensors", help="The kind of file; torch: a torch.export program."
         ),
     ] = "onnx",
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE", help="The file; by default in the run's folder, named after it.", show_default=False
+            "--out", metavar="FILE", help="The file; in the run's folder, named after it, by default.", show_default=False
         ),
     ] = None,
     int8: Annotated[
@@ -60,16 +60,19 @@ def export(
     """
     from regraft.cli import show
     from regraft.cli.options import open_model
+    from regraft.cli.start import importing
     from regraft.cli.watch import watcher
-    from regraft.exports.formats import Target, check_target
     from regraft.kind import kind_of_run
+
+    with importing():
+        from regraft.exports.exporting import export as run_export
+        from regraft.exports.formats import Target, check_target
 
     watch = watcher()
     check_target(cast(Target, to), int8=int8)
     if kind_of_run(Path(model)) != "classification":
         _refuse_pixels(model)
     fitted = open_model(model, weights, backbone=backbone, head=head, trust=trust, head_path=head_path)
-    from regraft.exports.exporting import export as run_export
 
     found = run_export(
         fitted,
