@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import export
 import figures
 import finetune
 import pixels
@@ -33,6 +34,7 @@ FIGURES = figures.FIGURES | {
     "audit": trust.audit_cost,
     "pixels": pixels.beside_smp,
     "masks": pixels.alone,
+    "export": export.exports,
 }
 
 

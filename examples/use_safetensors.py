@@ -23,10 +23,11 @@ wanted = about["input"]
 size, how = (wanted["width"], wanted["height"]), Image.Resampling[wanted["interpolation"].upper()]
 for path in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    # The central crop, at the network's size: what `regraft fit` does unless it is told otherwise.
+    # The central crop at the network's size: what `regraft fit` does unless it is told otherwise.
     whole = tuple(round(side / wanted["crop_share"]) for side in size)
-    image = ImageOps.fit(image, whole, how).crop(((whole[0] - size[0]) // 2, (whole[1] - size[1]) // 2, *whole))
-    pixels = (np.asarray(image.crop((0, 0, *size)), np.float32) / 255 - wanted["mean"]) / wanted["std"]
+    left, top = ((full - side) // 2 for full, side in zip(whole, size, strict=True))
+    image = ImageOps.fit(image, whole, how).crop((left, top, left + size[0], top + size[1]))
+    pixels = (np.asarray(image, np.float32) / 255 - wanted["mean"]) / wanted["std"]
     with torch.inference_mode():
         probabilities = network(torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)[None]).softmax(1)[0]
     print(f"{path}: {about['classes'][int(probabilities.argmax())]} {100 * float(probabilities.max()):.1f} %")
