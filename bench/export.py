@@ -2,8 +2,8 @@
 
     python bench/run.py --only export
 
-Six backbones of different families: one with the weights that come with regraft at its own size, the others with random weights,
-whose answers are as good a test of a file as any, small where that saves time.
+Six backbones of different families: one with the weights that come with regraft, the others with random weights, whose
+answers are as good a test of a file as any, small where that saves time.
 """
 
 from collections.abc import Callable, Iterator

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import regraft
+from regraft.backbone.attach import HeadWeights
 from regraft.cli.main import main
 from regraft.data.preprocess import Preprocess, to_input_size
 from regraft.errors import DataUnusable, OutputExists, UsageError
@@ -230,7 +231,7 @@ def test_an_export_that_answers_otherwise_is_refused(home: Path, fitted: Fitted,
     real = exporting.program_of
 
     def wrong(run: Fitted) -> Any:
-        assert isinstance(run.head, regraft.backbone.attach.HeadWeights)  # type: ignore[attr-defined]
+        assert isinstance(run.head, HeadWeights)
         return real(replace(run, head=replace(run.head, bias_K=run.head.bias_K + np.float32([9, 0, 0]))))
 
     monkeypatch.setattr(exporting, "program_of", wrong)

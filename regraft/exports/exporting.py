@@ -140,7 +140,7 @@ def export(
     packages and where there are no images to try, DataUnusable, OutOfSpace.
     """
     check_target(to, int8=int8)
-    fitted = run if isinstance(run, Fitted) else load_classifier(run)
+    fitted = _opened_run(run)
     if to == "safetensors":
         library_name(fitted)
     path = _place(fitted, to, int8, out, overwrite)
@@ -154,6 +154,18 @@ def export(
             found = _tried(fitted, found, temporary, fp32, trial, progress)
         _put(work, path, skip=fp32)
     return found
+
+
+def _opened_run(run: object) -> Fitted:
+    if isinstance(run, Fitted):
+        return run
+    if isinstance(run, str | Path):
+        return load_classifier(run)
+    raise UsageError(
+        expected="a run that classifies images, or its folder",
+        got=repr(run)[:100],
+        fix="of a run for pixels to_torch() gives the network as a module, for torch.onnx.export",
+    )
 
 
 def _place(fitted: Fitted, to: Target, int8: bool, out: str | Path | None, overwrite: bool) -> Path:
