@@ -4,7 +4,9 @@ import json
 import runpy
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,15 @@ def fitted(home: Path) -> Fitted:
     run = regraft.load(home / "run")
     assert isinstance(run, Fitted)
     return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _recorded_once() -> Iterator[None]:
+    """Recording takes most of the time of an export, and gives the same for each format."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "program_of", cache(exporting.program_of))
+        patch.setattr(exporting, "to_onnx", cache(exporting.to_onnx))
+        yield
 
 
 @pytest.fixture(scope="module")

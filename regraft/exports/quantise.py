@@ -1,6 +1,7 @@
 """int8: weights and activations as whole numbers of 8 bits, with ranges seen on the user's own training images."""
 
 import contextlib
+import copy
 import io
 import logging
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,7 @@ def quantised(recorded: Recorded, fitted: Fitted, train: Sequence[Sample], *, pr
     try:
         with _silent():
             found = nncf.quantize(
-                recorded.proto,
+                copy.deepcopy(recorded.proto),
                 nncf.Dataset(images, lambda pixels: {INPUT: pixels}),
                 subset_size=len(images),
                 ignored_scope=nncf.IgnoredScope(names=outside, validate=False),
