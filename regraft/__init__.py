@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     )
     from regraft.evaluate.paired import Comparison
     from regraft.evidence.explain import explain
-    from regraft.exports.exporting import Exported, export
+    from regraft.exports.exporting import export
+    from regraft.exports.outcome import Exported
     from regraft.findings import Audit
     from regraft.fitted import Fitted, pretrained
     from regraft.fitted_pixels import FittedPixels
@@ -119,7 +120,8 @@ _HOMES = {
     ),
     "regraft.evaluate.paired": ("Comparison",),
     "regraft.evidence.explain": ("explain",),
-    "regraft.exports.exporting": ("Exported", "export"),
+    "regraft.exports.exporting": ("export",),
+    "regraft.exports.outcome": ("Exported",),
     "regraft.findings": ("Audit",),
     "regraft.fitted": ("Fitted", "pretrained"),
     "regraft.fitted_pixels": ("FittedPixels",),

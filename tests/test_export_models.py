@@ -22,10 +22,10 @@ import regraft
 from regraft.backbone.attach import HeadWeights
 from regraft.cli.main import main
 from regraft.data.preprocess import Preprocess, to_input_size
-from regraft.errors import DataUnusable, OutputExists, UsageError
+from regraft.errors import DataUnusable, ExportDiffers, OutputExists, UsageError
 from regraft.exports import exporting
-from regraft.exports.exporting import ExportDiffers, Exported
 from regraft.exports.formats import ask_onnx, ask_openvino
+from regraft.exports.outcome import Exported
 from regraft.exports.resample import Resample
 from regraft.fitted import Fitted
 

@@ -8,7 +8,7 @@ import typer
 from regraft.cli.options import HeadAgain, HeadPath, JsonOption, NamedAgain, Trust, WeightsOption
 
 if TYPE_CHECKING:
-    from regraft.exports.exporting import Exported, Int8Cost
+    from regraft.exports.outcome import Exported, Int8Cost
 
 _NAMED = 10  # images whose label int8 changed, as examples
 

@@ -5,16 +5,13 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from regraft.artifact.durable import sync_folder
-from regraft.errors import OutputExists, RegraftError, UsageError
-from regraft.evaluate.interval import paired_shares, share_interval
+from regraft.errors import OutputExists, UsageError
 from regraft.exports.describe import describe
 from regraft.exports.formats import (
     SUFFIX,
@@ -32,86 +29,15 @@ from regraft.exports.formats import (
 )
 from regraft.exports.graph import outputs_of, program_of
 from regraft.exports.held_out import Trial, find_trial
+from regraft.exports.judge import check_same, int8_cost
+from regraft.exports.outcome import Exported
 from regraft.exports.quantise import quantised
-from regraft.exports.verify import (
-    NEAR,
-    NEAR_DISTANCE,
-    Answered,
-    Pace,
-    Reference,
-    compare_answers,
-    compare_pace,
-    labels_of,
-    same_labels,
-    write_sheet,
-)
+from regraft.exports.verify import Reference, compare_answers, compare_pace, same_labels
 from regraft.exports.weights import ask_safetensors, library_name, write_safetensors
 from regraft.fitted import Fitted
 from regraft.progress import Progress, Silent
 from regraft.replacing import cannot_write
 from regraft.saved import load_classifier
-from regraft.task.classify import groups_of, targets_of
-from regraft.values import Interval
-
-_NAMED = 10  # images that a message names
-
-
-class ExportDiffers(RegraftError):
-    """An exported file that answers otherwise than the network that it came from."""
-
-    exit_code = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Int8Cost:
-    """What int8 costs, on labelled images: shares right of the network in fp32 and of the file, and their paired difference.
-
-    `changed` are the images whose label is another: name, label before, label after. `fp32_bytes` is the size that the same
-    export has in fp32, `speed` images per second as a share of that one's.
-    """
-
-    before: Interval
-    after: Interval
-    difference: Interval
-    changed: tuple[tuple[str, str, str], ...]
-    fp32_bytes: int
-    speed: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
-    """An exported file and how it did on `images` images, named by `on`; `lost` were not found, `rejected` not readable.
-
-    `same_labels` counts the images with the labels of the network in eager fp32, `largest_difference` is that of all their
-    probabilities. Both get the same pixels there; `as_predicted` and `predicted_difference` compare with what `regraft predict`
-    says of the files, which decodes large JPEGs at a reduced scale. `images_per_s` and `eager_images_per_s` are from raw pixels
-    to answers, `batch` at a time; 0 where nothing was tried (`verified` False).
-    """
-
-    path: Path
-    to: Target
-    precision: str
-    classes: tuple[str, ...]
-    bytes: int
-    verified: bool
-    images: int = 0
-    on: str = ""
-    lost: int = 0
-    rejected: int = 0
-    same_labels: int = 0
-    largest_difference: float = 0.0
-    distance_difference: float = 0.0
-    as_predicted: int = 0
-    predicted_difference: float = 0.0
-    images_per_s: float = 0.0
-    eager_images_per_s: float = 0.0
-    batch: int = 0
-    int8: Int8Cost | None = None
-
-    @property
-    def speed(self) -> float:
-        """Images per second as a share of eager fp32's; 0 where nothing was tried."""
-        return self.images_per_s / self.eager_images_per_s if self.eager_images_per_s else 0.0
 
 
 def export(
@@ -263,8 +189,13 @@ def _tried(fitted: Fitted, found: Exported, path: Path, fp32: Path | None, trial
         )
     pace = compare_pace(ask, reference, answered.samples)
     assert pace is not None, "at least one image was read before"
+    cost = None
     if fp32 is None:
-        _check_same(fitted, found, answered, pace)
+        check_same(fitted, found, answered, pace)
+    elif trial.labelled:
+        plain = compare_pace(_opened(fp32, found.to, fitted), reference, answered.samples)
+        assert plain is not None, "at least one image was read before"
+        cost = int8_cost(fitted, answered, pace, plain, _size(fp32))
     return replace(
         found,
         images=len(answered.samples),
@@ -279,68 +210,5 @@ def _tried(fitted: Fitted, found: Exported, path: Path, fp32: Path | None, trial
         images_per_s=pace.theirs,
         eager_images_per_s=pace.ours,
         batch=pace.batch,
-        int8=None if fp32 is None else _cost(fitted, found, answered, pace, fp32, trial),
+        int8=cost,
     )
-
-
-def _check_same(fitted: Fitted, found: Exported, answered: Answered, pace: Pace) -> None:
-    """Raise ExportDiffers, with a contact sheet of the images, where the file answers otherwise than the network."""
-    gap_N = abs(answered.theirs - answered.ours).max(axis=1)
-    # Not `<=`: an answer that is no number is as wrong as can be.
-    bad = sorted({*answered.differing(fitted.multi_label), *(i for i, gap in enumerate(gap_N) if not gap <= NEAR)})
-    if not bad:
-        if pace.largest_difference <= NEAR and answered.distance_gap <= NEAR_DISTANCE:
-            return
-        what, gap = ("of several images at a time", pace.largest_difference)
-        if answered.distance_gap > NEAR_DISTANCE:
-            what, gap = ("of distances", answered.distance_gap)
-        raise _differs(found, f"answers {what} that are {gap:.2g} away", "")
-    sheet = found.path.with_suffix(".differences.png")
-    write_sheet(sheet, [answered.samples[i] for i in bad], fitted.backbone.preprocess)
-    named = [_line(fitted, answered, i) for i in bad[:_NAMED]]
-    more = f"\n       and {len(bad) - _NAMED:,} more" if len(bad) > _NAMED else ""
-    raise _differs(found, f"{len(bad):,} of {len(gap_N):,} otherwise:{''.join(named)}{more}", f"; they are shown in {sheet}")
-
-
-def _differs(found: Exported, got: str, where: str) -> ExportDiffers:
-    return ExportDiffers(
-        expected=f"an export to {found.to} that answers as the network does, each probability within {NEAR:g}",
-        got=got,
-        fix=f"use another format, or other versions of its packages; nothing was written to {found.path}{where}",
-    )
-
-
-def _line(fitted: Fitted, answered: Answered, row: int) -> str:
-    sides = [(rows[row], rows[row].argmax()) for rows in (answered.ours, answered.theirs)]
-    ours, theirs = (f"{fitted.classes[k]} {shares[k]:.4f}" for shares, k in sides)
-    return f"\n       {answered.samples[row].name}: {ours} by the network, {theirs} by the file"
-
-
-def _cost(fitted: Fitted, found: Exported, answered: Answered, pace: Pace, fp32: Path, trial: Trial) -> Int8Cost | None:
-    """What int8 costs; None where no labels are known."""
-    if not trial.labelled:
-        return None
-    truth = targets_of(answered.samples, fitted.classes, fitted.multi_label)
-    sides = [labels_of(rows, fitted.multi_label) == truth for rows in (answered.ours, answered.theirs)]
-    before, after = (side.all(axis=1) if side.ndim == 2 else side for side in sides)
-    groups = groups_of(answered.samples)
-    plain = compare_pace(_opened(fp32, found.to, fitted), Reference(fitted), answered.samples)
-    assert plain is not None, "at least one image was read before"
-    changed = [
-        (answered.samples[i].name, _named(fitted, answered.ours[i]), _named(fitted, answered.theirs[i]))
-        for i in answered.differing(fitted.multi_label)
-    ]
-    return Int8Cost(
-        before=share_interval(before, groups),
-        after=share_interval(after, groups),
-        difference=paired_shares(before, after, groups),
-        changed=tuple(changed),
-        fp32_bytes=_size(fp32),
-        speed=pace.theirs / plain.theirs,
-    )
-
-
-def _named(fitted: Fitted, shares_K: NDArray[np.float64]) -> str:
-    if not fitted.multi_label:
-        return fitted.classes[int(shares_K.argmax())]
-    return ", ".join(name for name, share in zip(fitted.classes, shares_K, strict=True) if share > 0.5) or "none"

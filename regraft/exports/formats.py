@@ -180,9 +180,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def iterate_batches(images: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
-    """`images`, `size` at a time."""
-    for start in range(0, len(images), size):
-        yield images[start : start + size]
