@@ -113,7 +113,7 @@ def open_image(sample: Sample, preprocess: Preprocess) -> Opened | Rejected:
     try:
         background = None if preprocess.channels == 4 else preprocess.background
         decoded = decode_image(sample.path, background=background, name=sample.name)
-        raw = np.asarray(decoded.pixels.convert("RGBA" if preprocess.channels == 4 else "RGB"))
+        raw = np.array(decoded.pixels.convert("RGBA" if preprocess.channels == 4 else "RGB"))
         pixels = to_input_size(decoded.pixels, preprocess)
         predicted = load_pixels(sample.path, preprocess, sample.name) if decoded.format == "JPEG" else pixels
     except ImageRejected as error:
