@@ -16,5 +16,6 @@ for path in sys.argv[2:]:
     pixels = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
     probabilities, *distance = session.run(None, {"images": pixels[np.newaxis]})
     best = probabilities[0].argmax()
-    unlike = bool(distance) and about["distance_threshold"] is not None and distance[0][0] > about["distance_threshold"]
-    print(f"{path}: {about['classes'][best]} {100 * probabilities[0][best]:.1f} %{' (unlike the training images)' * unlike}")
+    limit = about["distance_threshold"]
+    unlike = " (unlike the training images)" if distance and limit is not None and distance[0][0] > limit else ""
+    print(f"{path}: {about['classes'][best]} {100 * probabilities[0][best]:.1f} %{unlike}")

@@ -20,6 +20,7 @@ from PIL import Image
 
 import regraft
 from regraft.backbone.attach import HeadWeights
+from regraft.cli.export import notes_of, pairs_of
 from regraft.cli.main import main
 from regraft.data.preprocess import Preprocess, to_input_size
 from regraft.errors import DataUnusable, ExportDiffers, OutputExists, UsageError
@@ -243,7 +244,7 @@ def test_an_export_that_answers_otherwise_is_refused(home: Path, fitted: Fitted,
 
     def wrong(run: Fitted) -> Any:
         assert isinstance(run.head, HeadWeights)
-        return real(replace(run, head=replace(run.head, bias_K=run.head.bias_K + np.float32([9, 0, 0]))))
+        return real(replace(run, head=replace(run.head, bias_K=run.head.bias_K + np.float32([900, 0, 0]))))
 
     monkeypatch.setattr(exporting, "program_of", wrong)
     before = set(home.iterdir())
@@ -314,7 +315,11 @@ def test_the_command_exports_and_says_what_was_tried(home: Path, tmp_path: Path,
     assert (line["same_labels"], line["images"], line["verified"], line["to"]) == (6, 6, True, "torch")
     assert main(command) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert main([*command, "--overwrite", "--unverified"]) == 0
-    said = capsys.readouterr()
-    assert "NOT VERIFIED" in said.out
-    assert "NOT VERIFIED" in said.err
+
+
+def test_a_file_that_was_not_tried_says_so(fitted: Fitted, tmp_path: Path) -> None:
+    found = regraft.export(fitted, to="torch", out=tmp_path / "m.pt2", verify=False)
+    assert found.path.exists()
+    assert (found.verified, found.images, found.speed) == (False, 0, 0.0)
+    assert "NOT VERIFIED" in notes_of(found)[0]
+    assert ("labels", "NOT VERIFIED: tried on no image") in pairs_of(found)
