@@ -17,7 +17,8 @@ from regraft.errors import DataUnusable, RegraftError, UsageError
 from regraft.kept import KeptImages, read_images
 from regraft.values import Sample
 
-Item, Made = TypeVar("Item"), TypeVar("Made")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 _REPORT = "report.json"
 
 

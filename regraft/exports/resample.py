@@ -70,7 +70,7 @@ class Resample(nn.Module):
         first, second = columns + tall * (rows - columns), rows + tall * (columns - rows)
         down_step, across_step = columns + tall * (1 - columns), 1 + tall * (columns - 1)
         places = torch.arange(second).unsqueeze(1) * down_step + torch.arange(first).unsqueeze(0) * across_step
-        turned = images.flatten(1, 2).index_select(1, places.flatten()).unflatten(1, (second, first))
+        turned = images.flatten(1, 2).index_select(1, places.flatten()).unflatten(1, (second, first))  # type: ignore[no-untyped-call]
         share = torch.scalar_tensor(tall, dtype=torch.float64)
         pixels = _across(self._floats(turned), _weights(across.mixed(down, share), first, kind))
         pixels = _across(pixels.transpose(2, 3), _weights(down.mixed(across, share), second, kind))
@@ -81,15 +81,15 @@ class Resample(nn.Module):
 
 def _is_tall(rows: int, columns: int, preprocess: Preprocess) -> int:
     """1 where Pillow reduces the height first: where that loses more than twice as many pixels as the width; else 0."""
-    height, width = preprocess.height, preprocess.width
+    height: int | torch.SymInt = preprocess.height
+    width: int | torch.SymInt = preprocess.width
     if preprocess.fit == "pad":
         height, width = (
             torch.sym_min(height, (2 * rows * width + columns) // (2 * columns)),
             torch.sym_min(width, (2 * columns * height + rows) // (2 * rows)),
         )
     lost, more = rows - height, rows - height - 2 * (columns - width)
-    found: int = torch.sym_min(1, torch.sym_max(0, lost)) * torch.sym_min(1, torch.sym_max(0, more))
-    return found
+    return cast(int, torch.sym_min(1, torch.sym_max(0, lost)) * torch.sym_min(1, torch.sym_max(0, more)))
 
 
 class _Span:
@@ -220,4 +220,4 @@ def _background(preprocess: Preprocess) -> Tensor:
         colour = torch.floor((colour @ torch.tensor(_LUMINANCE) + _WHOLE / 2) / _WHOLE).view(1)
     elif preprocess.channels == 4:
         colour = torch.cat([colour, torch.zeros(1)])
-    return cast(Tensor, colour.view(1, -1, 1, 1))
+    return colour.view(1, -1, 1, 1)

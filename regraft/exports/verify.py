@@ -71,7 +71,7 @@ class Answered:
 def labels_of(answers_NK: NDArray[np.float64], multi_label: bool) -> NDArray[np.int64] | NDArray[np.bool_]:
     """(N,) the likeliest class; of several labels per image (N, K), whether each is likelier than not."""
     if multi_label:
-        return answers_NK > 0.5
+        return np.asarray(answers_NK > 0.5, np.bool_)
     return answers_NK.argmax(axis=1).astype(np.int64)
 
 
