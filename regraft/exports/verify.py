@@ -72,7 +72,7 @@ def labels_of(answers_NK: NDArray[np.float64], multi_label: bool) -> NDArray[np.
     """(N,) the likeliest class; of several labels per image (N, K), whether each is likelier than not."""
     if multi_label:
         return np.asarray(answers_NK > 0.5, np.bool_)
-    return answers_NK.argmax(axis=1).astype(np.int64)
+    return np.asarray(answers_NK.argmax(axis=1), np.int64)
 
 
 def _differ(one: NDArray[np.float64], other: NDArray[np.float64], multi_label: bool) -> NDArray[np.bool_]:
