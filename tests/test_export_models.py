@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import COLOURS
@@ -167,7 +168,6 @@ def test_a_torch_program_answers_as_the_run_does(torch_file: Exported) -> None:
 def test_files_say_what_they_are(
     onnx_file: Exported, openvino_file: Exported, torch_file: Exported, fitted: Fitted, home: Path
 ) -> None:
-    import onnx
     import openvino
 
     props = {entry.key: entry.value for entry in onnx.load(onnx_file.path).metadata_props}
@@ -244,6 +244,13 @@ def test_int8_says_what_it_costs(home: Path, fitted: Fitted) -> None:
     assert len(found.int8.changed) == found.images - found.same_labels
     assert found.bytes < 0.6 * found.int8.fp32_bytes
     assert 0 < found.largest_difference < 0.5
+    nodes = onnx.load(found.path).graph.node
+    whole = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+    assert any(whole.intersection(node.input) for node in nodes if node.op_type == "Conv")
+    # The head alone is such a layer here, and reads what 8 bits cannot hold.
+    heads = [node for node in nodes if node.op_type in ("Gemm", "MatMul") and any("head" in name for name in node.input)]
+    assert heads
+    assert not any(whole.intersection(node.input) for node in heads)
     assert [path.name for path in home.glob("*small*")] == ["small.onnx"]
 
 

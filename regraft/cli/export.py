@@ -111,8 +111,8 @@ def notes_of(found: "Exported") -> list[str]:
         notes.append(f"{found.lost:,} of the {found.on} were not found, and not tried; --images DIR names their folder")
     if found.rejected:
         notes.append(f"{found.rejected:,} images cannot be read, and were not tried")
-    if found.as_predicted < found.images:
-        count = found.images - found.as_predicted
+    if found.as_predicted < found.same_labels:
+        count = found.same_labels - found.as_predicted
         notes.append(f"{count:,} large JPEGs have another label with regraft predict, which decodes them at a reduced scale")
     if found.to == "openvino":
         notes.append('compile it with {"INFERENCE_PRECISION_HINT": "f32"}: by itself OpenVINO takes bf16 where it can')

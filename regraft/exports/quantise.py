@@ -25,14 +25,15 @@ _OF_TRANSFORMERS = {"LayerNormalization"}
 
 
 def quantised(recorded: Recorded, fitted: Fitted, train: Sequence[Sample], *, progress: Progress = Silent()) -> Recorded:
-    """The same graph with the network in int8; what resizes, normalises, measures distances and gives probabilities stays.
+    """The same graph with the network in int8; what resizes, normalises, measures distances, the head and the softmax stay.
 
     Ranges are those of at most 300 training images, spread over all. Raises DataUnusable where none can be read.
     """
     import nncf
 
     images = _calibration(fitted, train, progress)
-    outside = [node.name for node in recorded.proto.graph.node if not _of_network(node)]
+    heads = {"head", *(place.path for place in fitted.backbone.main_heads)}
+    outside = [node.name for node in recorded.proto.graph.node if not _of_network(node, heads)]
     transformer = any(node.op_type in _OF_TRANSFORMERS for node in recorded.proto.graph.node)
     try:
         with _silent():
@@ -52,9 +53,10 @@ def quantised(recorded: Recorded, fitted: Fitted, train: Sequence[Sample], *, pr
     return replace(recorded, proto=_folded(found))
 
 
-def _of_network(node: Any) -> bool:
+def _of_network(node: Any, heads: set[str]) -> bool:
+    """Whether a node may be quantised. Heads may not: features of several stages differ in scale by more than 8 bits tell."""
     where = next((entry.value for entry in node.metadata_props if entry.key == "namespace"), "")
-    return _NETWORK in where and _DISTANCES not in where
+    return _NETWORK in where and _DISTANCES not in where and not any(f".{head}: " in where for head in heads)
 
 
 def _calibration(fitted: Fitted, train: Sequence[Sample], progress: Progress) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
