@@ -31,6 +31,7 @@ from regraft.exports import exporting
 from regraft.exports.formats import Recorded, ask_onnx, ask_openvino
 from regraft.exports.outcome import Exported
 from regraft.exports.resample import Resample
+from regraft.exports.verify import same_labels
 from regraft.fitted import Fitted
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -272,6 +273,16 @@ def test_an_export_that_answers_otherwise_is_refused(home: Path, fitted: Fitted,
     sheet = home / "wrong.differences.png"
     assert set(home.iterdir()) - before == {sheet}
     assert Image.open(sheet).width > 90
+
+
+def test_only_classes_that_are_equally_likely_may_change_places() -> None:
+    ours = np.array([[0.5, 0.5, 0.0], [0.6, 0.4, 0.0], [0.4, 0.2, 0.4]])
+    theirs = np.array([[0.5 - 1e-7, 0.5 + 1e-7, 0.0], [0.4999, 0.5001, 0.0], [0.3999999, 0.2, 0.4000001]])
+    assert same_labels(theirs, ours, multi_label=False) == 2
+    assert (
+        same_labels(np.array([[0.5000001, 0.1], [0.50001, 0.1]]), np.array([[0.5, 0.1], [0.4999, 0.1]]), multi_label=True) == 1
+    )
+    assert same_labels(np.array([[np.nan, 0.1]]), np.array([[np.nan, 0.1]]), multi_label=False) == 0
 
 
 def test_images_that_moved_are_asked_for(home: Path, fitted: Fitted, tmp_path: Path) -> None:

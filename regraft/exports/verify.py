@@ -29,6 +29,8 @@ from regraft.values import Rejected, Sample
 BATCH: Final = 8
 # How far a probability of an fp32 export may be from the network's own.
 NEAR: Final = 1e-3
+# Classes so near to each other are equally likely: either may come first.
+TIE: Final = 1e-6
 # Distances are about 1 for images like those fitted on.
 NEAR_DISTANCE: Final = 1e-2
 _ROUNDS: Final = 5
@@ -75,14 +77,18 @@ def labels_of(answers_NK: NDArray[np.float64], multi_label: bool) -> NDArray[np.
     return np.asarray(answers_NK.argmax(axis=1), np.int64)
 
 
-def _differ(one: NDArray[np.float64], other: NDArray[np.float64], multi_label: bool) -> NDArray[np.bool_]:
-    different = labels_of(one, multi_label) != labels_of(other, multi_label)
-    return np.asarray(different.any(axis=1) if multi_label else different, np.bool_)
+def _differ(theirs: NDArray[np.float64], ours: NDArray[np.float64], multi_label: bool) -> NDArray[np.bool_]:
+    """(N,) whether labels differ by more than which of equal classes rounding puts first."""
+    if multi_label:
+        different = labels_of(theirs, True) != labels_of(ours, True)
+        return np.asarray((different & ~(np.abs(ours - 0.5) <= TIE)).any(axis=1), np.bool_)
+    named = np.take_along_axis(ours, theirs.argmax(axis=1)[:, np.newaxis], axis=1)[:, 0]
+    return np.asarray(~(named >= ours.max(axis=1) - TIE), np.bool_)
 
 
-def same_labels(one: NDArray[np.float64], other: NDArray[np.float64], multi_label: bool) -> int:
+def same_labels(theirs: NDArray[np.float64], ours: NDArray[np.float64], multi_label: bool) -> int:
     """How many of N images have the same labels."""
-    return int(np.count_nonzero(~_differ(one, other, multi_label)))
+    return int(np.count_nonzero(~_differ(theirs, ours, multi_label)))
 
 
 class Reference:
