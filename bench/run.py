@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import export
 import figures
 import finetune
 import pixels
@@ -35,6 +36,7 @@ FIGURES = figures.FIGURES | {
     "pixels": pixels.beside_smp,
     "masks": pixels.alone,
     "serve": serve.serving,
+    "export": export.exports,
 }
 
 

@@ -51,6 +51,12 @@ One line on standard output; nothing at all when the command fails. Undefined fi
   of `fit`), `difference` {`accuracy`, `macro_f1`, `nll`: the second's less the first's, each {`value`, `low`, `high`, `n`}},
   `p_value`, `better` (a run, or null where chance explains the difference), `verdict`, `right_alone` (for each the names of
   the images that it alone answered right), `notes`}]
+- `export`: `path`, `to`, `precision` ("fp32" or "int8"), `classes`, `bytes`, `verified` (false with `--unverified`: all that
+  follows is then 0), `images` (how many it was tried on), `on` (which), `lost` (not found), `rejected` (not readable),
+  `same_labels` (as eager fp32 has them), `largest_difference` (of a probability), `distance_difference`, `as_predicted` and
+  `predicted_difference` (the same against `regraft predict` on the files), `images_per_s`, `eager_images_per_s`, `batch`,
+  `speed` (their ratio), `int8` (null without it or without labels) {`before`, `after`, `difference`: each {`value`, `low`,
+  `high`, `n`}, `changed` [[name, label before, label after]], `fp32_bytes`, `speed` (against the same file in fp32)}
 - `predict`: one line per input: `path`, `status` ("ok" or "failed"), `reason` (null when ok), `predictions` [{`class`,
   `probability`}], best first, `abstained` (whether the answer should not be relied on), `why` (null where it may),
   `distance` (from the images it was fitted on: 1 is usual for new ones; null where none is measured); with `--explain` also

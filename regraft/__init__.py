@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from regraft.estimator import ImageClassifier
     from regraft.evaluate.paired import Comparison
     from regraft.evidence.explain import explain
+    from regraft.exports.exporting import export
+    from regraft.exports.outcome import Exported
     from regraft.findings import Audit
     from regraft.fitted import Fitted, pretrained
     from regraft.fitted_pixels import FittedPixels
@@ -63,6 +65,7 @@ __all__ = [
     "Diverged",
     "Evaluation",
     "Explanation",
+    "Exported",
     "Fitted",
     "FittedPixels",
     "Full",
@@ -94,6 +97,7 @@ __all__ = [
     "audit",
     "compare",
     "explain",
+    "export",
     "extend",
     "fit",
     "inspect",
@@ -122,6 +126,8 @@ _HOMES = {
     "regraft.estimator": ("ImageClassifier",),
     "regraft.evaluate.paired": ("Comparison",),
     "regraft.evidence.explain": ("explain",),
+    "regraft.exports.exporting": ("export",),
+    "regraft.exports.outcome": ("Exported",),
     "regraft.findings": ("Audit",),
     "regraft.fitted": ("Fitted", "pretrained"),
     "regraft.fitted_pixels": ("FittedPixels",),

@@ -78,6 +78,12 @@ class SavedModelRefused(RegraftError):
     exit_code = 4
 
 
+class ExportDiffers(RegraftError):
+    """An exported file that answers otherwise than the network that it came from."""
+
+    exit_code = 4
+
+
 class SomeFailed(RegraftError):
     """Finished, but some items failed."""
 

@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 # What they are made of, and how the demo images came about.
 NOT_SCRIPTS = {"make_clipart", "own_nets"}
+# They ask exported files: tests/test_export_models.py runs them.
+NOT_SCRIPTS |= {"use_onnx", "use_openvino", "use_safetensors", "use_torch"}
 SCRIPTS = {path.stem for path in EXAMPLES.glob("*.py")} - NOT_SCRIPTS
 DRAWINGS = "DRAWINGS"
 # What each is called with to be quick, and what it has to say.

@@ -11,6 +11,7 @@ from regraft.cli import (
     compare,
     doctor,
     evaluate,
+    export,
     extend,
     fit,
     inspect,
@@ -60,6 +61,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("serve")(serve.serve)
+app.command("export")(export.export)
 app.command("audit")(audit.audit)
 app.command("extend")(extend.extend)
 app.command("suggest")(suggest.suggest)

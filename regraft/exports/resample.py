@@ -1,0 +1,223 @@
+"""Pillow's resizing as a few operations that every format has: raw pixels of any size in, those that a network expects out.
+
+Letters in names give shapes: N images, C channels, H W pixels of the image, h w of the network's input.
+"""
+
+import math
+from typing import Final, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from regraft.data.preprocess import Interpolation, Preprocess
+
+# Pillow rounds weights to 22 bits. Eleven of them at a time, the sums over an image's row are whole numbers that float32 holds.
+_HALF_BITS: Final = 2.0**11
+_SUPPORT: Final[dict[Interpolation, float]] = {"nearest": 0.0, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
+# Luminance in 1/65536, as Pillow converts RGB to L.
+_LUMINANCE: Final = (19595.0, 38470.0, 7471.0)
+_WHOLE: Final = 65536.0
+
+
+class Resample(nn.Module):
+    """Raw pixels (N, H, W, C) uint8 -> pixels (N, C, h, w) float32, whole numbers from 0 to 255.
+
+    The same as `data.preprocess.to_input_size`, bit for bit where the runtime has float64; one that computes it as float32 may
+    be one level off in a few pixels. C is 3 for networks of 1 or 3 channels, 4 for those of 4.
+    """
+
+    canvas: Tensor
+    luminance: Tensor
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.preprocess, self._down_first = preprocess, _goes_down_first()
+        self.register_buffer("canvas", _background(preprocess), persistent=False)
+        self.register_buffer("luminance", torch.tensor(_LUMINANCE).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = images.shape[1], images.shape[2]
+        # Numbers as tensors: what the size decides is then part of the graph, without branches.
+        height, width = (torch.scalar_tensor(side, dtype=torch.float64) for side in size)
+        across, down = _spans(height, width, self.preprocess)
+        if self.preprocess.interpolation == "nearest":
+            pixels = self._floats(images)
+            pixels = pixels.index_select(3, _nearest(across, size[1])).index_select(2, _nearest(down, size[0]))
+        else:
+            pixels = self._filtered(images, across, down)
+        if self.preprocess.fit != "pad":
+            return pixels
+        inside = down.inside().view(1, 1, -1, 1) & across.inside().view(1, 1, 1, -1)
+        return torch.where(inside, pixels, self.canvas)
+
+    def _floats(self, images: Tensor) -> Tensor:
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
+        if self.preprocess.channels != 1:
+            return pixels
+        return torch.floor(((pixels * self.luminance).sum(dim=1, keepdim=True) + _WHOLE / 2) / _WHOLE)
+
+    def _filtered(self, images: Tensor, across: "_Span", down: "_Span") -> Tensor:
+        """Both sides resized, whole levels in between."""
+        kind, (rows, columns) = self.preprocess.interpolation, images.shape[1:3]
+        if not self._down_first:
+            pixels = _across(self._floats(images), _weights(across, columns, kind))
+            return _across(pixels.transpose(2, 3), _weights(down, rows, kind)).transpose(2, 3)
+        # Tall images are laid on their side, so that the first pass reduces their height. No branch, which some runtimes
+        # answer wrongly: a number that is 0 or 1 and decides the order of the pixels.
+        tall = _is_tall(rows, columns, self.preprocess)
+        first, second = columns + tall * (rows - columns), rows + tall * (columns - rows)
+        down_step, across_step = columns + tall * (1 - columns), 1 + tall * (columns - 1)
+        places = torch.arange(second).unsqueeze(1) * down_step + torch.arange(first).unsqueeze(0) * across_step
+        turned = images.flatten(1, 2).index_select(1, places.flatten()).unflatten(1, (second, first))  # type: ignore[no-untyped-call]
+        share = torch.scalar_tensor(tall, dtype=torch.float64)
+        pixels = _across(self._floats(turned), _weights(across.mixed(down, share), first, kind))
+        pixels = _across(pixels.transpose(2, 3), _weights(down.mixed(across, share), second, kind))
+        height, width = self.preprocess.height, self.preprocess.width
+        upright = pixels[:, :, :width, :height].transpose(2, 3)
+        return torch.where(share > 0, pixels[:, :, :height, :width], upright)
+
+
+def _is_tall(rows: int, columns: int, preprocess: Preprocess) -> int:
+    """1 where Pillow reduces the height first: where that loses more than twice as many pixels as the width; else 0."""
+    height: int | torch.SymInt = preprocess.height
+    width: int | torch.SymInt = preprocess.width
+    if preprocess.fit == "pad":
+        height, width = (
+            torch.sym_min(height, (2 * rows * width + columns) // (2 * columns)),
+            torch.sym_min(width, (2 * columns * height + rows) // (2 * rows)),
+        )
+    lost, more = rows - height, rows - height - 2 * (columns - width)
+    return cast(int, torch.sym_min(1, torch.sym_max(0, lost)) * torch.sym_min(1, torch.sym_max(0, more)))
+
+
+class _Span:
+    """Along one side: the part of the image from `begin` to `end` becomes `length` pixels of `slots`, from `offset` on."""
+
+    def __init__(self, begin: Tensor, end: Tensor, length: Tensor, offset: Tensor, slots: int) -> None:
+        # Pillow takes the corners of the part as 32-bit numbers.
+        self.begin = begin.to(torch.float32).to(torch.float64)
+        self.scale = (end.to(torch.float32) - begin.to(torch.float32)).to(torch.float64) / length
+        self.length, self.offset, self.slots = length, offset, slots
+
+    def mixed(self, other: "_Span", share: Tensor) -> "_Span":
+        """This one where `share` is 0, `other` where it is 1, with as many slots as the larger has."""
+        found = object.__new__(_Span)
+        for name in ("begin", "scale", "length", "offset"):
+            setattr(found, name, torch.where(share > 0, getattr(other, name), getattr(self, name)))
+        found.slots = max(self.slots, other.slots)
+        return found
+
+    def places(self) -> Tensor:
+        """(slots,) the number of each slot among the pixels that the part becomes; outside of it below 0 or too large."""
+        return torch.arange(self.slots, dtype=torch.float64) - self.offset
+
+    def inside(self) -> Tensor:
+        """(slots,) whether the part reaches there."""
+        places = self.places()
+        return (places >= 0) & (places < self.length)
+
+
+def _spans(height: Tensor, width: Tensor, preprocess: Preprocess) -> tuple[_Span, _Span]:
+    """What becomes of the sides of an image, across and down."""
+    sides, slots = (width, height), (preprocess.width, preprocess.height)
+    if preprocess.fit == "crop":
+        return _cropped(sides, slots, preprocess.crop_share)
+    nothing = torch.zeros_like(width)
+    if preprocess.fit == "squash":
+        first, second = (
+            _Span(nothing, side, torch.full_like(side, slot), nothing, slot) for side, slot in zip(sides, slots, strict=True)
+        )
+        return first, second
+    scale = torch.minimum(slots[0] / width, slots[1] / height)
+    lengths = [torch.clamp(torch.round(side * scale), min=1.0) for side in sides]
+    first, second = (
+        _Span(nothing, side, length, torch.floor((slot - length) / 2), slot)
+        for side, length, slot in zip(sides, lengths, slots, strict=True)
+    )
+    return first, second
+
+
+def _cropped(sides: tuple[Tensor, Tensor], slots: tuple[int, int], share: float) -> tuple[_Span, _Span]:
+    """`data.preprocess.crop_box` without its branches: the side that would be too short is the one that grows."""
+    (width, height), whole = sides, [round(slot / share) for slot in slots]
+    grown = torch.floor(whole[1] * width / height), torch.floor(whole[0] * height / width)
+    found = []
+    for side, slot, least, more in zip(sides, slots, whole, grown, strict=True):
+        full = torch.clamp(more, min=float(least))
+        start, pixel = torch.round((full - slot) / 2), side / full
+        end = torch.minimum((start + slot) * pixel, side)
+        found.append(_Span(start * pixel, end, torch.full_like(side, slot), torch.zeros_like(side), slot))
+    return found[0], found[1]
+
+
+def _nearest(span: _Span, size: int) -> Tensor:
+    """(slots,) which pixel of `size` each slot shows."""
+    # Summed up step by step as Pillow does it: where a place falls between two pixels, rounding decides.
+    steps = torch.cat([(span.begin + span.scale * 0.5).view(1), span.scale.expand(span.slots - 1)])
+    places = torch.clamp(span.places(), 0.0, span.slots - 1.0).to(torch.int64)
+    found = torch.floor(torch.cumsum(steps, dim=0)).to(torch.int64)
+    return torch.clamp(found, 0, size - 1).index_select(0, places)
+
+
+def _weights(span: _Span, size: int, kind: Interpolation) -> Tensor:
+    """(2 slots, size): what each of `size` pixels adds to each slot, upper and lower eleven bits of Pillow's whole numbers.
+
+    Pillow's own: a filter that is as wide as the image is reduced, cut off at the image's border, and adds up to 1.
+    """
+    stretch = torch.clamp(span.scale, min=1.0)
+    centre = span.begin + (span.places() + 0.5) * span.scale
+    away = torch.arange(size, dtype=torch.float64).unsqueeze(0) - centre.unsqueeze(1) + 0.5
+    values = _kernel(torch.abs(away * (1.0 / stretch)), kind)
+    total = values.sum(dim=1, keepdim=True)
+    values = values / torch.where(total == 0, torch.ones_like(total), total)
+    bits = torch.sign(values) * torch.floor(torch.abs(values) * _HALF_BITS**2 + 0.5)
+    upper = torch.floor(bits / _HALF_BITS)
+    return torch.cat([upper, bits - upper * _HALF_BITS]).to(torch.float32)
+
+
+def _kernel(x: Tensor, kind: Interpolation) -> Tensor:
+    """A filter of Pillow at distances `x` of 0 or more, in pixels of what comes out."""
+    if kind == "bilinear":
+        return torch.clamp(1.0 - x, min=0.0)
+    nothing = torch.zeros_like(x)
+    if kind == "bicubic":
+        near, far = (1.5 * x - 2.5) * x * x + 1.0, (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5
+        return torch.where(x < 1.0, near, torch.where(x < 2.0, far, nothing))
+    return torch.where(x < _SUPPORT[kind], _sinc(x) * _sinc(x / 3.0), nothing)
+
+
+def _sinc(x: Tensor) -> Tensor:
+    angle = x * math.pi
+    return torch.where(x == 0, torch.ones_like(x), torch.sin(angle) / torch.where(x == 0, torch.ones_like(x), angle))
+
+
+def _goes_down_first() -> bool:
+    """Whether this Pillow reduces the height of tall images before the width, as versions from 13 on do."""
+    column = np.zeros((64, 16), np.uint8)
+    column[::3, ::2] = 255
+    image = Image.fromarray(column)
+    at_once, across = image.resize((8, 8)), image.resize((8, 64)).resize((8, 8))
+    return at_once.tobytes() != across.tobytes()
+
+
+def _across(pixels: Tensor, weights: Tensor) -> Tensor:
+    """The last side resized."""
+    return _levels(*(pixels @ weights.T).chunk(2, dim=3))
+
+
+def _levels(upper: Tensor, lower: Tensor) -> Tensor:
+    """Sums of pixels times weights in whole levels, rounded half up and held to 0..255."""
+    both = upper + torch.floor(lower / _HALF_BITS)
+    return torch.clamp(torch.floor((both + _HALF_BITS / 2) / _HALF_BITS), 0.0, 255.0)
+
+
+def _background(preprocess: Preprocess) -> Tensor:
+    """(1, C, 1, 1): the pixel that fills what the image does not; transparent where there is alpha."""
+    colour = torch.tensor(preprocess.background, dtype=torch.float32)
+    if preprocess.channels == 1:
+        colour = torch.floor((colour @ torch.tensor(_LUMINANCE) + _WHOLE / 2) / _WHOLE).view(1)
+    elif preprocess.channels == 4:
+        colour = torch.cat([colour, torch.zeros(1)])
+    return colour.view(1, -1, 1, 1)
