@@ -90,7 +90,8 @@ class ImageModel:
         }
 
     def prepare(self, note: Note) -> None:
-        self._engine = fastest(self._fitted.answering(), self._preprocess, self._settings.device, self.batch, note)
+        module, classes = self._fitted.answering(), len(self._fitted.classes)
+        self._engine = fastest(module, self._preprocess, classes, self._settings.device, self.batch, note)
         self.threads = self._engine.streams
         give_back()  # what measuring and converting have used
 
