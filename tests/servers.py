@@ -68,7 +68,7 @@ def segmenter() -> FittedPixels:
 class Slow(Model):
     """A model whose answers take as long as it is told; an image is what its bytes say."""
 
-    batch = 1
+    batch = threads = 1
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds, self.ran, self.prepared = seconds, list[bytes](), threading.Event()

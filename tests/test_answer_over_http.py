@@ -89,16 +89,18 @@ def test_sixteen_clients_get_what_predict_says_with_broken_images_between(
     assert batches[1] - batches[0] < sum(expected is not None for _, expected in mixed), "no two images went together"
 
 
-def test_one_at_a_time_and_with_openvino_give_the_same(
-    fitted: Fitted, pictures: list[tuple[bytes, Prediction]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("batching", [True, False])
+def test_openvino_gives_the_same_in_batches_side_by_side_and_one_at_a_time(
+    batching: bool, fitted: Fitted, pictures: list[tuple[bytes, Prediction]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")
     monkeypatch.setattr(engine, "find_spec", find_spec)
     # Whatever the clock says, the other engine is taken where its answers are the same.
     monkeypatch.setattr(engine, "TorchEngine", _slow_torch())
-    with serving(fitted, batching=False) as one:
-        assert one.service.model.batch == 1
-        assert "OpenVino" in str(one.service.model._run)
+    with serving(fitted, batching=batching) as one:
+        assert one.service.model.batch == (8 if batching else 1)
+        assert one.service.model.threads == one.service.model._engine.streams  # type: ignore[attr-defined]
+        assert "OpenVino" in str(one.service.model._engine)
         for (_, expected), answer in zip(pictures, ask_at_once(one, [data for data, _ in pictures]), strict=True):
             assert close_to(answer.json(), expected.top)
 

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import hashlib
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ def openvino_name(precision: str) -> str:
 class TorchEngine:
     """Eager torch on one device, channels last; `dtype` other than float32 means autocast."""
 
+    streams = 1
+
     def __init__(self, module: nn.Module, *, device: str, dtype: torch.dtype) -> None:
         self.module = module.to(device)
         for tensor in (*self.module.parameters(), *self.module.buffers()):
@@ -85,8 +88,9 @@ class OpenVinoEngine:
         options = {"INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision), "PERFORMANCE_HINT": hint}
         self._compiled = core.compile_model(model, "CPU", options)
         self._size = 0
-        self._alone: Any = None
-        self._queue_size = max(2, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
+        self._alone = threading.local()
+        self.streams = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._queue_size = max(2, self.streams)
 
     def stream(self, batches: Iterator[Pixels]) -> Iterator[Rows]:
         requests = [self._compiled.create_infer_request() for _ in range(self._queue_size)]
@@ -103,11 +107,12 @@ class OpenVinoEngine:
             yield self._finish(requests, *waiting)
 
     def run(self, pixels: Pixels) -> Rows:
-        """One batch by itself, of any size, for whoever waits for it."""
-        if self._alone is None:
-            self._alone = self._compiled.create_infer_request()
-        self._alone.infer({0: pixels}, share_inputs=True)
-        return np.array(self._alone.get_output_tensor().data, np.float32)
+        """One batch by itself, of any size, for whoever waits for it; `streams` threads may ask at a time."""
+        request = getattr(self._alone, "request", None)
+        if request is None:
+            request = self._alone.request = self._compiled.create_infer_request()
+        request.infer({0: pixels}, share_inputs=True)
+        return np.array(request.get_output_tensor().data, np.float32)
 
     def _filled_up(self, pixels: Pixels) -> Pixels:
         """A short last batch as long as the others: kernels for another size would be compiled for it alone."""

@@ -23,7 +23,7 @@ from regraft.mask_files import label_png
 from regraft.palette import palette_of
 from regraft.rows import prediction_fields, rounded
 from regraft.segments import PixelAnswer
-from regraft.serve.engine import Note, Run, fastest, sample_of
+from regraft.serve.engine import Engine, Note, fastest, sample_of
 from regraft.serve.refusal import image_refused
 from regraft.serve.settings import Settings
 
@@ -34,9 +34,10 @@ _SAME = 1e-5
 
 
 class Model(Protocol):
-    """One of the two kinds. `prepare` is called once, on the worker's thread, before `run`."""
+    """One of the two kinds. `prepare` is called once, before `run`, which then is asked by `threads` at a time."""
 
     batch: int
+    threads: int
 
     def describe(self) -> Fields: ...
     def prepare(self, note: Note) -> None: ...
@@ -70,7 +71,8 @@ class ImageModel:
     def __init__(self, fitted: Fitted, settings: Settings) -> None:
         self._fitted, self._settings = fitted, settings
         self._preprocess = fitted.backbone.preprocess
-        self._run: Run | None = None
+        self._engine: Engine | None = None
+        self.threads = 1
         self.batch = settings.batch if settings.batching else 1
 
     def describe(self) -> Fields:
@@ -88,15 +90,17 @@ class ImageModel:
         }
 
     def prepare(self, note: Note) -> None:
-        self._run = fastest(self._fitted.answering(), self._preprocess, self._settings.device, self.batch, note)
+        module, classes = self._fitted.answering(), len(self._fitted.classes)
+        self._engine = fastest(module, self._preprocess, classes, self._settings.device, self.batch, note)
+        self.threads = self._engine.streams
         give_back()  # what measuring and converting have used
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         return _decoded(data, self._settings.max_pixels, partial(load_pixels, data, self._preprocess))
 
     def run(self, items: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[np.float32]]:
-        assert self._run is not None, "prepared before it is asked"
-        return list(self._run(np.stack(items)))
+        assert self._engine is not None, "prepared before it is asked"
+        return list(self._engine.run(np.stack(items)))
 
     def fields(self, answer: NDArray[np.float32], top_k: int) -> Fields:
         return prediction_fields(self._fitted.prediction("", answer, min(top_k, len(self._fitted.classes))))
@@ -117,7 +121,7 @@ class ImageModel:
 class PixelModel:
     """A class for every pixel: one image at a time, for each fills the processor and the memory by itself."""
 
-    batch = 1
+    batch = threads = 1
 
     def __init__(self, fitted: FittedPixels, settings: Settings) -> None:
         self._fitted, self._settings = fitted, settings

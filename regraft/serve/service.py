@@ -53,7 +53,7 @@ class Service:
     def _start(self) -> None:
         try:
             self.model.prepare(self._progress.note)
-            self._worker.start()
+            self._worker.start(self.model.threads)
             self._reference = self._worker.submit(self.model.probe()).result()
             if not self.model.same(self._reference, self._reference):
                 raise ArithmeticError("the model answers its self-test with what is no number")

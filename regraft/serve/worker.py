@@ -1,4 +1,4 @@
-"""One thread that runs the network: it takes what is waiting, a batch at a time, and an item that fails fails alone."""
+"""Threads that run the network: each takes what is waiting, a batch at a time, and an item that fails fails alone."""
 
 import queue
 import threading
@@ -36,15 +36,20 @@ class Worker(Generic[Item, Answer]):
     ) -> None:
         self._run, self._batch, self._wait, self._coming, self._ran = run, batch, wait, coming, ran
         self._queue: queue.SimpleQueue[_Waiting[Item, Answer] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="network", daemon=True)
+        self._threads: list[threading.Thread] = []
 
-    def start(self) -> None:
-        self._thread.start()
+    def start(self, threads: int = 1) -> None:
+        """`run` is called on so many threads at a time."""
+        self._threads = [threading.Thread(target=self._work, name="network", daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Answer what waits, then end; returns when that is done."""
-        self._queue.put(None)
-        self._thread.join()
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def submit(self, item: Item) -> "Future[Answer]":
         """The answer to come. A future that is cancelled before its turn costs nothing more."""
