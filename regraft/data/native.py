@@ -9,7 +9,7 @@ from regraft.data.problem import Problem
 from regraft.values import Sample
 
 # So many times their own side images are enlarged: for a head on features, and where a network is trained.
-FOR_HEAD, FOR_TRAINING = 5, 3
+FOR_HEAD, FOR_TRAINING = 4, 3
 SMALLEST, STRIDE = 64, 32
 # Images that are looked at, spread over all.
 _LOOKED_AT = 32
