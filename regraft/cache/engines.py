@@ -206,7 +206,7 @@ def give_back() -> None:
     Where the C library is another than glibc, nothing happens.
     """
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 

