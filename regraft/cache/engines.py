@@ -149,16 +149,17 @@ def _convert(module: nn.Module, example: torch.Tensor) -> Any:
     takes, with which OpenVINO's own `convert_model` begins, and the same operations.
     """
     import openvino
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    # A constant may not want a gradient. The copy has the same numbers in the same place.
-    shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
-    frozen = copy.deepcopy(module, shared | {id(b): b for b in module.buffers()})
     with warnings.catch_warnings(), torch.no_grad():
         # The tracer warns of every shape that becomes a constant; shapes are constant here on purpose.
         warnings.simplefilter("ignore")
         try:
+            from openvino.frontend import FrontEndManager
+            from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+            # A constant may not want a gradient. The copy has the same numbers in the same place.
+            shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+            frozen = copy.deepcopy(module, shared | {id(b): b for b in module.buffers()})
             function = torch.jit.trace(  # type: ignore[no-untyped-call]
                 lambda images: frozen(images), example, check_trace=False
             )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from regraft.data.preprocess import Preprocess
 from regraft.errors import ImageRejected
 from regraft.values import Rejected
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 # Small batches stay in the processor's cache: docs/measurements.md#engines
 BATCH = 8
 # An accelerator wants enough work at once to be busy; not measured, for want of one.
@@ -72,14 +75,19 @@ def load_images(
     def load(item: tuple[Path, str]) -> Loaded | Rejected:
         return ready.get(item[0]) or load_image(*item, preprocess, known, looked)
 
-    waiting: deque[Future[Loaded | Rejected]] = deque()
-    source = iter(items)
-    with ThreadPoolExecutor(decoding_threads(), thread_name_prefix="decode") as pool:
+    return in_threads(load, items, ahead=BATCH * AHEAD)
+
+
+def in_threads(make: Callable[[Item], Made], items: Iterable[Item], *, ahead: int | None = None) -> Iterator[Made]:
+    """What `make` makes of each item, in order, at most `ahead` of whoever asks; None: a few for each thread."""
+    source, threads = iter(items), decoding_threads()
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
-            waiting.extend(pool.submit(load, item) for item in islice(source, BATCH * AHEAD))
+            waiting.extend(pool.submit(make, item) for item in islice(source, ahead or 4 * threads))
             while waiting:
                 yield waiting.popleft().result()
-                waiting.extend(pool.submit(load, item) for item in islice(source, 1))
+                waiting.extend(pool.submit(make, item) for item in islice(source, 1))
         finally:
             for future in waiting:
                 future.cancel()

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from regraft.artifact.durable import sync_folder
+from regraft.artifact.load import WEIGHTS_FILE
 from regraft.errors import OutputExists, UsageError
 from regraft.exports.describe import describe
 from regraft.exports.formats import (
@@ -103,7 +104,7 @@ def _place(fitted: Fitted, to: Target, int8: bool, out: str | Path | None, overw
         path = Path(out)
     if path.suffix != SUFFIX[to]:
         raise UsageError(expected=f"a file name that ends in {SUFFIX[to]}", got=str(path), fix=f"--out {path.stem}{SUFFIX[to]}")
-    if path.name in ("model.safetensors",) and fitted.folder and path.parent.resolve() == fitted.folder.resolve():
+    if path.name == WEIGHTS_FILE and fitted.folder and path.parent.resolve() == fitted.folder.resolve():
         raise OutputExists(expected="a name of its own", got=f"{path}, the run itself", fix="give another --out")
     taken = [one for one in (path, path.with_suffix(".bin") if to == "openvino" else path) if one.exists()]
     if taken and (not overwrite or taken[0].is_dir()):

@@ -3,22 +3,16 @@
 import hashlib
 import json
 import shlex
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
-from regraft.cache.stream import decoding_threads
+from regraft.cache.stream import in_threads
 from regraft.data.folder import list_images
 from regraft.errors import DataUnusable, RegraftError, UsageError
 from regraft.kept import KeptImages, read_images
 from regraft.values import Sample
 
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 _REPORT = "report.json"
 
 
@@ -117,17 +111,3 @@ def _digest(path: Path) -> bytes | None:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError:
         return None
-
-
-def in_threads(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """What `make` makes of each item, in order, a few ahead of whoever asks."""
-    source, threads = iter(items), decoding_threads()
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        waiting = deque(pool.submit(make, item) for item in islice(source, 4 * threads))
-        try:
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(make, item) for item in islice(source, 1))
-        finally:
-            for future in waiting:
-                future.cancel()

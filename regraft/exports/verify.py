@@ -16,12 +16,12 @@ from PIL import Image
 from torch import nn
 
 from regraft.backbone.features import FromPixels
+from regraft.cache.stream import in_threads
 from regraft.data.decode import decode_image, load_pixels
 from regraft.data.preprocess import Preprocess, to_input_size
 from regraft.errors import ImageRejected
 from regraft.evaluate.probability import probabilities
 from regraft.exports.formats import Ask, ask_module
-from regraft.exports.held_out import in_threads
 from regraft.fitted import Fitted
 from regraft.progress import Progress, Silent
 from regraft.values import Rejected, Sample
