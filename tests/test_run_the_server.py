@@ -144,8 +144,8 @@ def test_a_token_that_can_be_guessed(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_missing_package_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "uvicorn" else True)
+    monkeypatch.setattr("regraft.needs.find_spec", lambda name: None if name == "uvicorn" else True)
     assert main(["serve", "efficientnet_lite0"]) == 2
     said = capsys.readouterr().err
-    assert "no uvicorn" in said
+    assert "uvicorn not installed" in said
     assert "pip install 'regraft[serve]'" in said

@@ -69,8 +69,9 @@ def serve(
     from regraft.cli import show
     from regraft.cli.start import importing
     from regraft.cli.watch import watcher
+    from regraft.needs import check_installed
 
-    _check_installed()
+    check_installed("fastapi", "uvicorn", "python_multipart", "prometheus_client", extra="serve", why="the server")
     from regraft.data.problem import MAX_PIXELS
     from regraft.serve.settings import Settings
 
@@ -128,17 +129,3 @@ def _token(path: Path | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not a text file"
         raise UsageError(expected="a file with the token", got=f"{path}: {why}", fix="check the path of --token-file") from None
-
-
-def _check_installed() -> None:
-    """Raise UsageError where what the server stands on is missing."""
-    from importlib.util import find_spec
-
-    from regraft.errors import UsageError
-
-    modules = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
-    missing = [name.replace("_", "-") for name in modules if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            expected="the packages of the server", got=f"no {', '.join(missing)}", fix="pip install 'regraft[serve]'"
-        )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from regraft.errors import UsageError, first_line
 from regraft.exports.graph import INPUT
-from regraft.exports.needs import check_installed
+from regraft.needs import check_installed
 
 Target = Literal["onnx", "openvino", "torch", "safetensors"]
 TARGETS: tuple[Target, ...] = ("onnx", "openvino", "torch", "safetensors")
@@ -49,7 +49,8 @@ def check_target(to: Target, *, int8: bool = False) -> None:
             got=f"--to {to}",
             fix="choose one of these, or leave --int8 out",
         )
-    check_installed(*_PACKAGES[to], *(("nncf", "onnxruntime") if int8 else ()), why=f"--to {to}{' --int8' * int8}")
+    needed = (*_PACKAGES[to], *(("nncf", "onnxruntime") if int8 else ()))
+    check_installed(*needed, extra="export", why=f"--to {to}{' --int8' * int8}")
 
 
 def to_onnx(program: torch.export.ExportedProgram, outputs: tuple[str, ...], backbone: str) -> Recorded:
