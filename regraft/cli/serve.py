@@ -67,7 +67,7 @@ def serve(
     The address is printed once it answers. Only this machine can reach it unless --host says otherwise.
     """
     from regraft.cli import show
-    from regraft.cli.start import importing
+    from regraft.cli.start import give_back_large_blocks, importing
     from regraft.cli.watch import watcher
     from regraft.needs import check_installed
 
@@ -87,6 +87,7 @@ def serve(
         device=device,
     )
     watch = watcher()
+    give_back_large_blocks()
 
     def tell(address: str) -> None:
         if as_json:

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-_M_ARENA_MAX = -8  # of glibc's malloc.h
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of glibc's malloc.h
 _ARENAS = 2
+_LARGE = 4 << 20  # bytes: of an image of 1.4 megapixels
 
 
 @contextmanager
@@ -34,8 +35,21 @@ def share_memory() -> None:
     What one of them has given back another can then use: 0.1 GB of 2 in a fit of 70,000 images. Where the C library is another
     than glibc, nothing happens.
     """
+    _tell_malloc(_M_ARENA_MAX, _ARENAS)
+
+
+def give_back_large_blocks() -> None:
+    """Let the memory of a large image go back to the system as soon as it is not needed.
+
+    By itself glibc keeps ever larger blocks once one has been freed, and a process that lives for months and is sent images of
+    all sizes keeps the room of the largest ones, in pieces. For commands that train it would be a loss: they want it again.
+    """
+    _tell_malloc(_M_MMAP_THRESHOLD, _LARGE)
+
+
+def _tell_malloc(option: int, value: int) -> None:
     with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
+        ctypes.CDLL(None).mallopt(option, value)
 
 
 def entry() -> None:

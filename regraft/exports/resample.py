@@ -19,6 +19,7 @@ _SUPPORT: Final[dict[Interpolation, float]] = {"nearest": 0.0, "bilinear": 1.0, 
 # Luminance in 1/65536, as Pillow converts RGB to L.
 _LUMINANCE: Final = (19595.0, 38470.0, 7471.0)
 _WHOLE: Final = 65536.0
+_LARGEST: Final = 2**30
 
 
 class Resample(nn.Module):
@@ -39,9 +40,7 @@ class Resample(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         size = images.shape[1], images.shape[2]
-        # Numbers as tensors: what the size decides is then part of the graph, without branches.
-        height, width = (torch.scalar_tensor(side, dtype=torch.float64) for side in size)
-        across, down = _spans(height, width, self.preprocess)
+        across, down = _spans(*size, self.preprocess)
         if self.preprocess.interpolation == "nearest":
             pixels = self._floats(images)
             pixels = pixels.index_select(3, _nearest(across, size[1])).index_select(2, _nearest(down, size[0]))
@@ -92,71 +91,119 @@ def _is_tall(rows: int, columns: int, preprocess: Preprocess) -> int:
     return cast(int, torch.sym_min(1, torch.sym_max(0, lost)) * torch.sym_min(1, torch.sym_max(0, more)))
 
 
-class _Span:
-    """Along one side: the part of the image from `begin` to `end` becomes `length` pixels of `slots`, from `offset` on."""
+class _Place:
+    """A place along one side, in pixels: a whole number and a part below 1, so that a runtime's float32 has digits left for it.
 
-    def __init__(self, begin: Tensor, end: Tensor, length: Tensor, offset: Tensor, slots: int) -> None:
-        # Pillow takes the corners of the part as 32-bit numbers.
-        self.begin = begin.to(torch.float32).to(torch.float64)
-        self.scale = (end.to(torch.float32) - begin.to(torch.float32)).to(torch.float64) / length
+    Together they are a number of float32, as which Pillow takes the corners of what it resizes, and their distance.
+    """
+
+    def __init__(self, whole: Tensor, part: Tensor) -> None:
+        value = (whole.to(torch.float64) + part).to(torch.float32)
+        self.whole, self.part = whole, (value - whole.to(torch.float32)).to(torch.float64)
+
+
+def _share(times: Tensor, side: Tensor, of: Tensor) -> _Place:
+    """times x side / of, for whole numbers."""
+    product, known = times.to(torch.float64) * side.to(torch.float64), side < torch.full_like(times, _LARGEST) // torch.clamp(times, min=1)
+    # Beyond that, a runtime with whole numbers of 32 bits would wrap around: images 5,000 times as long as wide.
+    whole = torch.where(known, times * torch.where(known, side, 0) // of, torch.floor(product / of).to(torch.int64))
+    rest = torch.where(known, times * torch.where(known, side, 0) - torch.where(known, whole, 0) * of, 0)
+    return _Place(whole, rest.to(torch.float64) / of)
+
+
+class _Span:
+    """Along one side: the part of the image from `begin` to `end` becomes `length` pixels of `slots`, from `offset` on.
+
+    Whole numbers as far as they go: in float32, a place a thousand pixels from the edge is known to a ten thousandth of a pixel
+    only, and a hundredth of all levels would then be rounded otherwise.
+    """
+
+    def __init__(self, begin: _Place, end: _Place, length: Tensor, offset: Tensor, slots: int) -> None:
+        size = _Place(end.whole - begin.whole, end.part - begin.part)
+        self.begin, self.begin_part, self.size, self.size_part = begin.whole, begin.part, size.whole, size.part
         self.length, self.offset, self.slots = length, offset, slots
 
     def mixed(self, other: "_Span", share: Tensor) -> "_Span":
         """This one where `share` is 0, `other` where it is 1, with as many slots as the larger has."""
         found = object.__new__(_Span)
-        for name in ("begin", "scale", "length", "offset"):
+        for name in ("begin", "begin_part", "size", "size_part", "length", "offset"):
             setattr(found, name, torch.where(share > 0, getattr(other, name), getattr(self, name)))
         found.slots = max(self.slots, other.slots)
         return found
 
+    def scale(self) -> Tensor:
+        """Pixels of the image for each that comes out."""
+        return (self.size.to(torch.float64) + self.size_part) / self.length
+
     def places(self) -> Tensor:
         """(slots,) the number of each slot among the pixels that the part becomes; outside of it below 0 or too large."""
-        return torch.arange(self.slots, dtype=torch.float64) - self.offset
+        return torch.arange(self.slots) - self.offset
 
     def inside(self) -> Tensor:
         """(slots,) whether the part reaches there."""
         places = self.places()
         return (places >= 0) & (places < self.length)
 
+    def centres(self) -> tuple[Tensor, Tensor]:
+        """(slots,) where in the image the middle of each slot lies: whole numbers, and what is left, 0 to 1."""
+        # Nothing is made of the slots outside; whole numbers below 0 are not divided alike everywhere.
+        half_steps, parts = 2 * torch.clamp(self.places(), min=0) + 1, 2 * self.length
+        whole = half_steps * self.size // parts
+        rest = (half_steps * self.size - whole * parts).to(torch.float64) / parts
+        left = self.begin_part + rest + half_steps.to(torch.float64) / parts * self.size_part
+        more = torch.floor(left)
+        return self.begin + whole + more.to(torch.int64), left - more
 
-def _spans(height: Tensor, width: Tensor, preprocess: Preprocess) -> tuple[_Span, _Span]:
+
+def _spans(rows: int, columns: int, preprocess: Preprocess) -> tuple[_Span, _Span]:
     """What becomes of the sides of an image, across and down."""
+    # Numbers as tensors: what the size decides is then part of the graph, without branches.
+    width, height = (torch.scalar_tensor(side, dtype=torch.int64) for side in (columns, rows))
     sides, slots = (width, height), (preprocess.width, preprocess.height)
     if preprocess.fit == "crop":
         return _cropped(sides, slots, preprocess.crop_share)
     nothing = torch.zeros_like(width)
     if preprocess.fit == "squash":
-        first, second = (
-            _Span(nothing, side, torch.full_like(side, slot), nothing, slot) for side, slot in zip(sides, slots, strict=True)
-        )
-        return first, second
-    scale = torch.minimum(slots[0] / width, slots[1] / height)
-    lengths = [torch.clamp(torch.round(side * scale), min=1.0) for side in sides]
-    first, second = (
-        _Span(nothing, side, length, torch.floor((slot - length) / 2), slot)
+        found = [_whole(side, torch.full_like(side, slot), nothing, slot) for side, slot in zip(sides, slots, strict=True)]
+        return found[0], found[1]
+    floats = [side.to(torch.float64) for side in sides]
+    scale = torch.minimum(slots[0] / floats[0], slots[1] / floats[1])
+    lengths = [torch.clamp(torch.round(side * scale), min=1.0).to(torch.int64) for side in floats]
+    found = [
+        _whole(side, length, torch.clamp(slot - length, min=0) // 2, slot)
         for side, length, slot in zip(sides, lengths, slots, strict=True)
-    )
-    return first, second
+    ]
+    return found[0], found[1]
+
+
+def _whole(side: Tensor, length: Tensor, offset: Tensor, slots: int) -> _Span:
+    """All of a side."""
+    nothing = torch.zeros_like(side, dtype=torch.float64)
+    return _Span(_Place(torch.zeros_like(side), nothing), _Place(side, nothing), length, offset, slots)
 
 
 def _cropped(sides: tuple[Tensor, Tensor], slots: tuple[int, int], share: float) -> tuple[_Span, _Span]:
     """`data.preprocess.crop_box` without its branches: the side that would be too short is the one that grows."""
     (width, height), whole = sides, [round(slot / share) for slot in slots]
-    grown = torch.floor(whole[1] * width / height), torch.floor(whole[0] * height / width)
+    grown = whole[1] * width // height, whole[0] * height // width
     found = []
     for side, slot, least, more in zip(sides, slots, whole, grown, strict=True):
-        full = torch.clamp(more, min=float(least))
-        start, pixel = torch.round((full - slot) / 2), side / full
-        end = torch.minimum((start + slot) * pixel, side)
-        found.append(_Span(start * pixel, end, torch.full_like(side, slot), torch.zeros_like(side), slot))
+        full = torch.clamp(more, min=least)
+        # Half of what is left over, rounded to even.
+        over = full - slot
+        half = over // 2
+        start = half + over % 2 * (half % 2)
+        end = torch.minimum(start + slot, full)
+        found.append(_Span(_share(start, side, full), _share(end, side, full), torch.full_like(side, slot), start * 0, slot))
     return found[0], found[1]
 
 
 def _nearest(span: _Span, size: int) -> Tensor:
     """(slots,) which pixel of `size` each slot shows."""
     # Summed up step by step as Pillow does it: where a place falls between two pixels, rounding decides.
-    steps = torch.cat([(span.begin + span.scale * 0.5).view(1), span.scale.expand(span.slots - 1)])
-    places = torch.clamp(span.places(), 0.0, span.slots - 1.0).to(torch.int64)
+    scale, begin = span.scale(), span.begin.to(torch.float64) + span.begin_part
+    steps = torch.cat([(begin + scale * 0.5).view(1), scale.expand(span.slots - 1)])
+    places = torch.clamp(span.places(), 0, span.slots - 1)
     found = torch.floor(torch.cumsum(steps, dim=0)).to(torch.int64)
     return torch.clamp(found, 0, size - 1).index_select(0, places)
 
@@ -166,9 +213,9 @@ def _weights(span: _Span, size: int, kind: Interpolation) -> Tensor:
 
     Pillow's own: a filter that is as wide as the image is reduced, cut off at the image's border, and adds up to 1.
     """
-    stretch = torch.clamp(span.scale, min=1.0)
-    centre = span.begin + (span.places() + 0.5) * span.scale
-    away = torch.arange(size, dtype=torch.float64).unsqueeze(0) - centre.unsqueeze(1) + 0.5
+    stretch = torch.clamp(span.scale(), min=1.0)
+    centre, part = span.centres()
+    away = (torch.arange(size).unsqueeze(0) - centre.unsqueeze(1)).to(torch.float64) - (part.unsqueeze(1) - 0.5)
     values = _kernel(torch.abs(away * (1.0 / stretch)), kind)
     total = values.sum(dim=1, keepdim=True)
     values = values / torch.where(total == 0, torch.ones_like(total), total)
