@@ -19,10 +19,11 @@ SIZES: dict[str, int | None] = {"inception_v3": None, "maxvit_t": None, "vit_h_1
 SIZES |= dict.fromkeys(("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32"), 64)
 # Built by the code of a smaller sibling in the list, and a third of the whole time: only `make torture` runs them.
 _LARGE = """
-    convnext_base convnext_large densenet161 densenet169 densenet201 efficientnet_b5 efficientnet_b6 efficientnet_b7
-    efficientnet_v2_l regnet_x_16gf regnet_x_32gf regnet_y_128gf regnet_y_16gf regnet_y_32gf resnet101 resnet152
-    resnext101_32x8d resnext101_64x4d swin_b swin_v2_b vgg13 vgg13_bn vgg19 vgg19_bn vit_h_14 vit_l_16 vit_l_32
-    wide_resnet101_2
+    convnext_base convnext_large convnext_small densenet161 densenet169 densenet201 efficientnet_b4 efficientnet_b5
+    efficientnet_b6 efficientnet_b7 efficientnet_v2_l efficientnet_v2_m regnet_x_16gf regnet_x_32gf regnet_x_3_2gf
+    regnet_x_8gf regnet_y_128gf regnet_y_16gf regnet_y_32gf regnet_y_3_2gf regnet_y_8gf resnet101 resnet152
+    resnext101_32x8d resnext101_64x4d swin_b swin_s swin_v2_b swin_v2_s vgg13 vgg13_bn vgg16_bn vgg19 vgg19_bn vit_b_32
+    vit_h_14 vit_l_16 vit_l_32 wide_resnet101_2 wide_resnet50_2
 """
 LARGE = frozenset(_LARGE.split())
 TORCHVISION = tuple(torchvision.models.list_models(module=torchvision.models))
