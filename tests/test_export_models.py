@@ -1,6 +1,7 @@
 """Exported files answer as the run does, say so only after they have, and need no regraft."""
 
 import copy
+import io
 import json
 import runpy
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import torch
 from conftest import COLOURS
@@ -28,7 +30,7 @@ from regraft.cli.main import main
 from regraft.data.preprocess import Preprocess, to_input_size
 from regraft.errors import DataUnusable, ExportDiffers, OutputExists, UsageError
 from regraft.exports import exporting
-from regraft.exports.formats import Recorded, ask_onnx, ask_openvino
+from regraft.exports.formats import Recorded, ask_onnx, ask_openvino, to_onnx
 from regraft.exports.outcome import Exported
 from regraft.exports.resample import Resample
 from regraft.exports.verify import same_labels
@@ -129,6 +131,44 @@ def test_resizing_is_pillows_bit_for_bit(
     with torch.inference_mode():
         ours = Resample(preprocess)(torch.from_numpy(raw)[None])[0].permute(1, 2, 0).numpy()
     assert np.array_equal(ours, by_pillow(raw, preprocess))
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_extreme_shapes_are_resized_alike(fit: Any) -> None:
+    preprocess = _usual(fit)
+    for size in [(1, 5000), (5000, 1), (2, 3), (20_000, 3)]:
+        raw = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        with torch.inference_mode():
+            ours = Resample(preprocess)(torch.from_numpy(raw)[None])[0].permute(1, 2, 0).numpy()
+        assert np.array_equal(ours, by_pillow(raw, preprocess)), size
+
+
+def test_float32_is_enough_to_resize_as_pillow_does() -> None:
+    """OpenVINO has no float64: nearly every level is the same all the same."""
+    preprocess, dynamic = _usual("crop"), torch.export.Dim.DYNAMIC
+    example = torch.zeros(2, 237, 253, 3, dtype=torch.uint8)
+    program = torch.export.export(
+        Resample(preprocess).eval(), (example,), dynamic_shapes=({0: dynamic, 1: dynamic, 2: dynamic},), strict=False
+    )
+    recorded = to_onnx(program, ("pixels",), "none")
+    model = openvino.Core().read_model(io.BytesIO(recorded.proto.SerializeToString()))
+    ask = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    levels = wrong = 0
+    for height, width in [(256, 159), (256, 256), (128, 256), (135, 138), (700, 1003), (1, 5000)]:
+        # Two colours: where they meet, many levels lie exactly between two whole ones.
+        raw = np.where(np.random.default_rng(1).random((height, width, 1)) < 0.5, 255, [20, 90, 160]).astype(np.uint8)
+        theirs = ask(raw[np.newaxis])[0][0].transpose(1, 2, 0)
+        difference = np.abs(theirs - by_pillow(raw, preprocess))
+        assert difference.max() <= 1
+        levels, wrong = levels + difference.size, wrong + np.count_nonzero(difference)
+    assert wrong < 1e-4 * levels
+
+
+def _usual(fit: Any) -> Preprocess:
+    three = (0.5,) * 3
+    return Preprocess(
+        height=224, width=224, fit=fit, crop_share=1.0, interpolation="bicubic", mean=three, std=three, background=(1, 2, 3)
+    )
 
 
 def test_an_onnx_file_answers_as_the_run_does(onnx_file: Exported, fitted: Fitted, home: Path) -> None:
@@ -243,7 +283,7 @@ def test_int8_says_what_it_costs(home: Path, fitted: Fitted) -> None:
     assert found.int8.before.n == found.int8.after.n == found.images == 6
     assert found.int8.difference.value == pytest.approx(found.int8.after.value - found.int8.before.value)
     assert len(found.int8.changed) == found.images - found.same_labels
-    assert found.bytes < 0.7 * found.int8.fp32_bytes  # the head, which stays as it is, is a third of so small a network
+    assert found.bytes < 0.75 * found.int8.fp32_bytes  # the head, which stays as it is, is a third of so small a network
     assert 0 < found.largest_difference < 0.5
     nodes = onnx.load(found.path).graph.node
     whole = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}

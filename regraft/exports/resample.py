@@ -16,6 +16,10 @@ from regraft.data.preprocess import Interpolation, Preprocess
 # Pillow rounds weights to 22 bits. Eleven of them at a time, the sums over an image's row are whole numbers that float32 holds.
 _HALF_BITS: Final = 2.0**11
 _SUPPORT: Final[dict[Interpolation, float]] = {"nearest": 0.0, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
+_WIDEST: Final = 4  # beyond every support
+# Numbers in steps of these have so few bits that float32 adds and multiplies them without rounding.
+_PARTS: Final = 2.0**12
+_STEPS: Final = 32
 # Luminance in 1/65536, as Pillow converts RGB to L.
 _LUMINANCE: Final = (19595.0, 38470.0, 7471.0)
 _WHOLE: Final = 65536.0
@@ -104,11 +108,13 @@ class _Place:
 
 def _share(times: Tensor, side: Tensor, of: Tensor) -> _Place:
     """times x side / of, for whole numbers."""
-    product, known = times.to(torch.float64) * side.to(torch.float64), side < torch.full_like(times, _LARGEST) // torch.clamp(times, min=1)
     # Beyond that, a runtime with whole numbers of 32 bits would wrap around: images 5,000 times as long as wide.
-    whole = torch.where(known, times * torch.where(known, side, 0) // of, torch.floor(product / of).to(torch.int64))
-    rest = torch.where(known, times * torch.where(known, side, 0) - torch.where(known, whole, 0) * of, 0)
-    return _Place(whole, rest.to(torch.float64) / of)
+    known = side < torch.full_like(times, _LARGEST) // torch.clamp(times, min=1)
+    exact = times * torch.where(known, side, 0)
+    rough = times.to(torch.float64) * side.to(torch.float64) / of
+    whole = torch.where(known, exact // of, torch.floor(rough).to(torch.int64))
+    part = torch.where(known, (exact - exact // of * of).to(torch.float64) / of, rough - torch.floor(rough))
+    return _Place(whole, part)
 
 
 class _Span:
@@ -144,15 +150,19 @@ class _Span:
         places = self.places()
         return (places >= 0) & (places < self.length)
 
-    def centres(self) -> tuple[Tensor, Tensor]:
-        """(slots,) where in the image the middle of each slot lies: whole numbers, and what is left, 0 to 1."""
-        # Nothing is made of the slots outside; whole numbers below 0 are not divided alike everywhere.
-        half_steps, parts = 2 * torch.clamp(self.places(), min=0) + 1, 2 * self.length
-        whole = half_steps * self.size // parts
-        rest = (half_steps * self.size - whole * parts).to(torch.float64) / parts
-        left = self.begin_part + rest + half_steps.to(torch.float64) / parts * self.size_part
-        more = torch.floor(left)
-        return self.begin + whole + more.to(torch.int64), left - more
+    def middles(self) -> tuple[Tensor, Tensor]:
+        """(slots,) where in the image the middle of each slot lies, in units of 1 / (2 `length`) pixels.
+
+        Whole numbers, and what is left, 0 to 1.
+        """
+        # Nothing is made of the slots outside.
+        half_steps = 2 * torch.clamp(self.places(), min=0) + 1
+        begin, size = (torch.floor(part * _PARTS) / _PARTS for part in (self.begin_part, self.size_part))
+        parts = 2 * self.length * begin + half_steps * size  # exact in float32
+        left = 2 * self.length * (self.begin_part - begin) + half_steps * (self.size_part - size)
+        whole = torch.floor(parts + left)
+        more = (parts - whole) + left
+        return 2 * self.length * self.begin + half_steps * self.size + whole.to(torch.int64), more
 
 
 def _spans(rows: int, columns: int, preprocess: Preprocess) -> tuple[_Span, _Span]:
@@ -211,28 +221,61 @@ def _nearest(span: _Span, size: int) -> Tensor:
 def _weights(span: _Span, size: int, kind: Interpolation) -> Tensor:
     """(2 slots, size): what each of `size` pixels adds to each slot, upper and lower eleven bits of Pillow's whole numbers.
 
-    Pillow's own: a filter that is as wide as the image is reduced, cut off at the image's border, and adds up to 1.
+    Pillow's own: a filter that is as wide as the image is reduced, cut off at the image's border, and adds up to 1. It computes
+    in double precision and rounds to 22 bits; to come out alike from float32, values are sums of a few bits and a small rest.
     """
-    stretch = torch.clamp(span.scale(), min=1.0)
-    centre, part = span.centres()
-    away = (torch.arange(size).unsqueeze(0) - centre.unsqueeze(1)).to(torch.float64) - (part.unsqueeze(1) - 0.5)
-    values = _kernel(torch.abs(away * (1.0 / stretch)), kind)
-    total = values.sum(dim=1, keepdim=True)
-    values = values / torch.where(total == 0, torch.ones_like(total), total)
-    bits = torch.sign(values) * torch.floor(torch.abs(values) * _HALF_BITS**2 + 0.5)
+    coarse, rest = _kernel(*_distances(span, size), kind)
+    total_coarse, total_rest = coarse.sum(dim=1, keepdim=True), rest.sum(dim=1, keepdim=True)
+    total = total_coarse + total_rest
+    total = torch.where(total == 0, torch.ones_like(total), total)
+    sign = torch.sign(coarse + rest)
+    coarse, rest = sign * coarse, sign * rest
+    near = torch.floor((coarse + rest) * (_HALF_BITS**2 / total) + 0.5)
+    # What the division left, added up from the largest parts down: each but the last is exact.
+    upper = torch.floor(near / _HALF_BITS)
+    left = (coarse * _HALF_BITS - upper * total_coarse) * _HALF_BITS - (near - upper * _HALF_BITS) * total_coarse
+    left = left + (rest * _HALF_BITS**2 - near * total_rest)
+    bits = sign * (near + torch.floor(left / total + 0.5))
     upper = torch.floor(bits / _HALF_BITS)
     return torch.cat([upper, bits - upper * _HALF_BITS]).to(torch.float32)
 
 
-def _kernel(x: Tensor, kind: Interpolation) -> Tensor:
-    """A filter of Pillow at distances `x` of 0 or more, in pixels of what comes out."""
+def _distances(span: _Span, size: int) -> tuple[Tensor, Tensor]:
+    """(slots, size) how far each pixel is from the middle of each slot, in units of the filter: whole `_STEPS`, and a rest."""
+    middle, part = span.middles()
+    away = span.length * (2 * torch.arange(size).unsqueeze(0) + 1) - middle.unsqueeze(1)
+    left = torch.where(away > 0, -part.unsqueeze(1), part.unsqueeze(1))
+    away = torch.abs(away)
+    # A filter of one pixel of the image at least: a wider one where it is reduced, by a number that may be no whole one.
+    reduced = span.scale() > 1
+    unit = 2 * torch.where(reduced, span.size, span.length)
+    lost = torch.where(reduced, span.size_part / (span.size.to(torch.float64) + span.size_part), 0.0)
+    distance = (away.to(torch.float64) + left) / unit
+    steps = torch.floor(distance * (1.0 - lost) * _STEPS).to(torch.int64)
+    steps = torch.clamp(steps, 0, _STEPS * _WIDEST)
+    rest = ((_STEPS * away - steps * unit).to(torch.float64) + _STEPS * left) / (_STEPS * unit) - distance * lost
+    return steps, rest
+
+
+def _kernel(steps: Tensor, rest: Tensor, kind: Interpolation) -> tuple[Tensor, Tensor]:
+    """A filter of Pillow at distances of 0 or more, in units of the filter: a number of few bits, and a small rest."""
+    x = steps.to(torch.float64) / _STEPS
+    nothing = torch.zeros_like(rest)
+    inner, outer = steps < _STEPS, steps < 2 * _STEPS
     if kind == "bilinear":
-        return torch.clamp(1.0 - x, min=0.0)
-    nothing = torch.zeros_like(x)
-    if kind == "bicubic":
-        near, far = (1.5 * x - 2.5) * x * x + 1.0, (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5
-        return torch.where(x < 1.0, near, torch.where(x < 2.0, far, nothing))
-    return torch.where(x < _SUPPORT[kind], _sinc(x) * _sinc(x / 3.0), nothing)
+        value, more = torch.where(inner, 1.0 - x, nothing), torch.where(inner, -rest, nothing)
+    elif kind == "bicubic":
+        near = (1.5 * x - 2.5) * x * x + 1.0
+        near_more = ((1.5 * rest + (4.5 * x - 2.5)) * rest + (4.5 * x - 5.0) * x) * rest
+        far = ((2.5 - 0.5 * x) * x - 4.0) * x + 2.0
+        far_more = ((2.5 - 1.5 * x - 0.5 * rest) * rest + (5.0 - 1.5 * x) * x - 4.0) * rest
+        value = torch.where(inner, near, torch.where(outer, far, nothing))
+        more = torch.where(inner, near_more, torch.where(outer, far_more, nothing))
+    else:
+        x = x + rest
+        value, more = torch.where(x < _SUPPORT[kind], _sinc(x) * _sinc(x / 3.0), nothing), nothing
+    coarse = torch.floor(value * _PARTS + 0.5) / _PARTS
+    return coarse, (value - coarse) + more
 
 
 def _sinc(x: Tensor) -> Tensor:
