@@ -1,0 +1,215 @@
+"""Images that are almost the same to a network: rows of features that point almost the same way.
+
+Bursts of one camera, frames of one video, drawings of one series: no copies of one another, and yet not worth a score of their
+own. Rows are compressed to a few directions, in which near rows stay near, since a projection lengthens no distance; the
+nearest few there are compared in full. So whatever is reported is exact, and only what is missed is a matter of the index.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.audits.cells import ALL_PAIRS_UP_TO, INSTALL, Floats, Rows, Search, cells_of, search_for
+from regraft.clock import Clock
+from regraft.errors import DataUnusable, UsageError
+from regraft.evaluate.novelty import leading_directions
+
+# Directions kept, rows that choose them, cells searched, and rows compared for each: docs/scale.md#near-duplicates
+DIRECTIONS, CHOSEN_BY, PROBES, NEAREST = 64, 20_000, 8, 8
+LEAST = 0.95
+# Bytes of rows in float32 that are worked with at a time.
+_BLOCK_BYTES, _CHOSEN_BYTES = 32 << 20, 128 << 20
+# Entries of one block of the table of all pairs.
+_TABLE = 2**22
+# What float32 may lose of a squared distance between rows of length 1.
+_ROUNDING = 1e-4
+_BFLOAT16 = np.dtype(np.uint16)
+
+
+class Features(Protocol):
+    """A matrix (N, D) of which some rows are read when they are asked for: an array, a memory map, `cache.store.FeatureRows`.
+
+    uint16 stands for the bits of bfloat16, as in the cache.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, key: Any, /) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Near:
+    """Pairs (P, 2) of rows, the first before the second, in order; the cosine of each, (P,); how they were looked for."""
+
+    pairs_P2: Rows
+    cosine_P: Floats
+    search: Search
+
+    def groups(self) -> tuple[Rows, ...]:
+        """Rows that pairs tie together, directly or through one another; each in order, and so are the groups."""
+        from scipy.sparse import coo_matrix
+        from scipy.sparse.csgraph import connected_components
+
+        rows, at_P2 = np.unique(self.pairs_P2, return_inverse=True)
+        one_P, other_P = at_P2.reshape(-1, 2).T
+        table = coo_matrix((np.ones(len(one_P), np.bool_), (one_P, other_P)), shape=(len(rows), len(rows)))
+        _, number_M = connected_components(table, directed=False)
+        order = np.argsort(number_M, kind="stable")
+        parts = np.split(rows[order], np.flatnonzero(np.diff(number_M[order])) + 1) if len(rows) else []
+        return tuple(sorted(parts, key=lambda part: int(part[0])))
+
+
+def near_duplicates(
+    features_ND: Features,
+    *,
+    least: float = LEAST,
+    from_mean: bool = True,
+    nearest: int = NEAREST,
+    probes: int = PROBES,
+    search: Search | None = None,
+    clock: Clock | None = None,
+) -> Near:
+    """Pairs among N rows of features whose cosine is at least `least`, of which one is among the `nearest` few of the other.
+
+    Cosines are measured from the mean of the rows (`from_mean`): features are all positive in many networks, and then alike
+    from the origin. Above 50,000 rows an index is searched (faiss), `probes` of its cells for each row: pairs may be missed,
+    none is wrong. Memory for N rows, beside a fixed part: 600 to 900 bytes each, whatever D. The same rows give the same pairs.
+    `clock` is told the seconds of each phase. Raises UsageError for more than 250,000 rows where faiss is missing, DataUnusable
+    for rows that are not finite.
+    """
+    count, clock = features_ND.shape[0], clock or Clock()
+    search = search or search_for(count)
+    if search == "equal":
+        raise UsageError(
+            expected=f"an index to search {count:,} rows with (without one: {ALL_PAIRS_UP_TO:,} rows at most)",
+            got="faiss is not installed",
+            fix=INSTALL,
+        )
+    if not 0 < least <= 1:
+        raise UsageError(expected="a least cosine above 0, at most 1", got=f"{least}", fix="0.95 is usual")
+    if count < 2:
+        return Near(pairs_P2=np.zeros((0, 2), np.int64), cosine_P=np.zeros(0, np.float32), search=search)
+    with clock("mean"):
+        mean_D = _mean(features_ND) if from_mean else np.zeros(features_ND.shape[1], np.float32)
+    with clock("directions"):
+        most = min(count, CHOSEN_BY, _CHOSEN_BYTES // (4 * features_ND.shape[1]) + 1)
+        some = np.unique(np.linspace(0, count - 1, most).astype(np.int64))
+        chosen_by = np.concatenate([_units(features_ND[some[at]], mean_D) for at in _blocks(len(some), features_ND.shape[1])])
+        axes_RD = leading_directions(chosen_by, min(DIRECTIONS, len(chosen_by)))
+        del chosen_by
+    with clock("compress"):
+        points_NR = _compressed(features_ND, mean_D, axes_RD)
+    with clock("candidates"):
+        # The squared distance of rows of length 1 is 2 - 2 cosine, and in some directions alone no more.
+        farthest = 2 * (1 - least) + _ROUNDING
+        find = partial(_in_cells, probes=probes) if search == "cells" else _all
+        candidates = find(points_NR, farthest, nearest)
+        del points_NR
+    with clock("compare"):
+        cosine_P = _cosines(features_ND, mean_D, candidates)
+    kept_P = cosine_P >= least
+    return Near(pairs_P2=candidates[kept_P], cosine_P=cosine_P[kept_P], search=search)
+
+
+def _in_cells(points_NR: Floats, farthest: float, nearest: int, *, probes: int) -> Rows:
+    """Pairs (P, 2) of points within a squared distance, of which one is among the nearest of the other, found in cells."""
+    found = [np.zeros((0, 2), np.int64)]
+    # The nearest of all is the point itself.
+    for rows_B, near_BK, distance_BK in cells_of(points_NR, probes=probes).nearest(points_NR, nearest + 1):
+        one, column = np.nonzero((distance_BK <= farthest) & (near_BK >= 0))
+        found.append(np.stack([rows_B[one], near_BK[one, column]], axis=1))
+    return _distinct(np.concatenate(found))
+
+
+def _all(points_NR: Floats, farthest: float, nearest: int) -> Rows:
+    """What `_in_cells` finds, from the table of all pairs, a block of rows at a time."""
+    square_N = np.einsum("nr,nr->n", points_NR, points_NR)
+    found = [np.zeros((0, 2), np.int64)]
+    step = max(1, _TABLE // len(points_NR))
+    for start in range(0, len(points_NR), step):
+        here = slice(start, start + step)
+        table_BN = points_NR[here] @ points_NR.T
+        table_BN *= -2
+        table_BN += square_N
+        table_BN += square_N[here, np.newaxis]
+        one, other = np.nonzero(table_BN <= farthest)
+        if len(one) > (nearest + 1) * len(table_BN):
+            one, other = _nearest_of(one, other, table_BN[one, other], nearest + 1)
+        found.append(np.stack([one + start, other], axis=1))
+    return _distinct(np.concatenate(found))
+
+
+def _nearest_of(one: Rows, other: Rows, distance: Floats, count: int) -> tuple[Rows, Rows]:
+    order = np.lexsort((distance, one))
+    one, other = one[order], other[order]
+    rank = np.arange(len(one)) - np.searchsorted(one, one)
+    return one[rank < count], other[rank < count]
+
+
+def _distinct(pairs_P2: Rows) -> Rows:
+    """Each pair once, the first before the second, in order; none of a row with itself."""
+    pairs_P2 = np.sort(pairs_P2[pairs_P2[:, 0] != pairs_P2[:, 1]], axis=1)
+    order = np.lexsort((pairs_P2[:, 1], pairs_P2[:, 0]))
+    pairs_P2 = pairs_P2[order]
+    new = np.ones(len(pairs_P2), np.bool_)
+    new[1:] = (np.diff(pairs_P2, axis=0) != 0).any(axis=1)
+    return pairs_P2[new].astype(np.int64)
+
+
+def _cosines(features_ND: Features, mean_D: Floats, pairs_P2: Rows) -> Floats:
+    """(P,) of the rows in full, read in the order in which they are stored."""
+    found = [np.zeros(0, np.float32)]
+    for at in _blocks(len(pairs_P2), features_ND.shape[1]):
+        sides = []
+        for rows in pairs_P2[at].T:
+            distinct, place = np.unique(rows, return_inverse=True)
+            sides.append(_units(features_ND[distinct], mean_D)[place])
+        found.append(np.einsum("pd,pd->p", *sides).astype(np.float32))
+    return np.concatenate(found)
+
+
+def _mean(features_ND: Features) -> Floats:
+    count, width = features_ND.shape
+    total_D = np.zeros(width)
+    for at in _blocks(count, width):
+        block = floats(features_ND[at])
+        total_D += np.ones(len(block), np.float32) @ block
+    return (total_D / count).astype(np.float32)
+
+
+def _compressed(features_ND: Features, mean_D: Floats, axes_RD: Floats) -> Floats:
+    points_NR = np.empty((features_ND.shape[0], len(axes_RD)), np.float32)
+    for at in _blocks(*features_ND.shape):
+        points_NR[at] = _units(features_ND[at], mean_D) @ axes_RD.T
+        if not np.isfinite(points_NR[at]).all():
+            raise DataUnusable(
+                expected="features that are finite numbers",
+                got=f"a row among {at.start:,} to {at.stop:,} that is not",
+                fix="compute the features again (`regraft cache clear`)",
+            )
+    return points_NR
+
+
+def _units(block_BD: NDArray[Any], mean_D: Floats) -> Floats:
+    """Rows from the mean, of length 1; those on it stay 0, and are near nothing."""
+    rows_BD = floats(block_BD) - mean_D
+    length_B = np.sqrt(np.einsum("bd,bd->b", rows_BD, rows_BD))
+    rows_BD /= np.maximum(length_B, np.finfo(np.float32).tiny)[:, np.newaxis]
+    return rows_BD
+
+
+def floats(block_BD: NDArray[Any]) -> Floats:
+    """Rows as float32; uint16 are the bits of bfloat16, the upper half of those of float32."""
+    if block_BD.dtype == _BFLOAT16:
+        return (block_BD.astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(block_BD, np.float32)
+
+
+def _blocks(count: int, width: int) -> Iterator[slice]:
+    step = max(1, _BLOCK_BYTES // (4 * max(1, width)))
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
