@@ -49,17 +49,16 @@ def search_note(count: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """N rows in cells, of which `probes` are searched for each query."""
+    """N rows in cells, of which `index.nprobe` are searched for each query."""
 
     index: Any
-    probes: int
 
     def nearest(self, queries_QR: Floats, count: int) -> Iterator[tuple[Rows, Rows, Floats]]:
         """For blocks of queries: their positions (B,), the `count` nearest rows (B, count), products or squared distances.
 
         A row is -1 where the cells held fewer. Every query is in one block; what is found does not depend on the others.
         """
-        probed = [self.index.quantizer.search(queries_QR[at], self.probes) for at in _blocks(len(queries_QR))]
+        probed = [self.index.quantizer.search(queries_QR[at], self.index.nprobe) for at in _blocks(len(queries_QR))]
         far_QP, cells_QP = (np.concatenate(parts) for parts in zip(*probed, strict=True))
         # Queries of one cell search the same cells: what these hold stays in the processor's cache.
         order = np.argsort(cells_QP[:, 0], kind="stable")
@@ -88,7 +87,8 @@ def cells_of(rows_NR: Floats, *, probes: int, product: bool = False, whole: bool
     index.train(rows_NR)
     for at in _blocks(count):
         index.add(rows_NR[at])
-    return Cells(index, min(probes, number))
+    index.nprobe = min(probes, number)
+    return Cells(index)
 
 
 def _blocks(count: int) -> Iterator[slice]:

@@ -1,8 +1,9 @@
 """Images that are almost the same to a network: rows of features that point almost the same way.
 
 Bursts of one camera, frames of one video, drawings of one series: no copies of one another, and yet not worth a score of their
-own. Rows are compressed to a few directions, in which near rows stay near, since a projection lengthens no distance; the
-nearest few there are compared in full. So whatever is reported is exact, and only what is missed is a matter of the index.
+own. Rows are compressed to a few directions drawn at random, which keep every distance up to a known error (Johnson and
+Lindenstrauss, 1984); the nearest few there are compared in full. So whatever is reported is exact, and only what is missed is a
+matter of the index.
 """
 
 from collections.abc import Iterator
@@ -16,13 +17,14 @@ from numpy.typing import NDArray
 from regraft.audits.cells import ALL_PAIRS_UP_TO, INSTALL, Floats, Rows, Search, cells_of, search_for
 from regraft.clock import Clock
 from regraft.errors import DataUnusable, UsageError
-from regraft.evaluate.novelty import leading_directions
 
-# Directions kept, rows that choose them, cells searched, and rows compared for each: docs/scale.md#near-duplicates
-DIRECTIONS, CHOSEN_BY, PROBES, NEAREST = 64, 20_000, 8, 8
+# Directions, cells searched, and rows compared for each: docs/scale.md#near-duplicates
+DIRECTIONS, PROBES, NEAREST = 64, 8, 8
 LEAST = 0.95
+# How many standard deviations a compressed squared distance may be too long.
+_TOO_LONG = 5
 # Bytes of rows in float32 that are worked with at a time.
-_BLOCK_BYTES, _CHOSEN_BYTES = 32 << 20, 128 << 20
+_BLOCK_BYTES = 32 << 20
 # Entries of one block of the table of all pairs.
 _TABLE = 2**22
 # What float32 may lose of a squared distance between rows of length 1.
@@ -96,17 +98,11 @@ def near_duplicates(
         return Near(pairs_P2=np.zeros((0, 2), np.int64), cosine_P=np.zeros(0, np.float32), search=search)
     with clock("mean"):
         mean_D = _mean(features_ND) if from_mean else np.zeros(features_ND.shape[1], np.float32)
-    with clock("directions"):
-        most = min(count, CHOSEN_BY, _CHOSEN_BYTES // (4 * features_ND.shape[1]) + 1)
-        some = np.unique(np.linspace(0, count - 1, most).astype(np.int64))
-        chosen_by = np.concatenate([_units(features_ND[some[at]], mean_D) for at in _blocks(len(some), features_ND.shape[1])])
-        axes_RD = leading_directions(chosen_by, min(DIRECTIONS, len(chosen_by)))
-        del chosen_by
     with clock("compress"):
-        points_NR = _compressed(features_ND, mean_D, axes_RD)
+        points_NR = _compressed(features_ND, mean_D)
     with clock("candidates"):
-        # The squared distance of rows of length 1 is 2 - 2 cosine, and in some directions alone no more.
-        farthest = 2 * (1 - least) + _ROUNDING
+        # The squared distance of rows of length 1 is 2 - 2 cosine; compressed it is that times chi squared over R.
+        farthest = 2 * (1 - least) * (1 + _TOO_LONG * (2 / points_NR.shape[1]) ** 0.5) + _ROUNDING
         find = partial(_in_cells, probes=probes) if search == "cells" else _all
         candidates = find(points_NR, farthest, nearest)
         del points_NR
@@ -182,10 +178,14 @@ def _mean(features_ND: Features) -> Floats:
     return (total_D / count).astype(np.float32)
 
 
-def _compressed(features_ND: Features, mean_D: Floats, axes_RD: Floats) -> Floats:
-    points_NR = np.empty((features_ND.shape[0], len(axes_RD)), np.float32)
-    for at in _blocks(*features_ND.shape):
-        points_NR[at] = _units(features_ND[at], mean_D) @ axes_RD.T
+def _compressed(features_ND: Features, mean_D: Floats) -> Floats:
+    """(N, R) rows of length 1 along directions that are orthonormal and follow from D alone, at their usual distances."""
+    count, width = features_ND.shape
+    drawn_DR = np.random.default_rng(0).standard_normal((width, min(DIRECTIONS, width)))
+    axes_DR = (np.linalg.qr(drawn_DR)[0] * (width / drawn_DR.shape[1]) ** 0.5).astype(np.float32)
+    points_NR = np.empty((count, axes_DR.shape[1]), np.float32)
+    for at in _blocks(count, width):
+        points_NR[at] = _units(features_ND[at], mean_D) @ axes_DR
         if not np.isfinite(points_NR[at]).all():
             raise DataUnusable(
                 expected="features that are finite numbers",

@@ -62,11 +62,11 @@ def levelled(features_ND: NDArray[Any], blocks: Sequence[int]) -> NDArray[np.flo
 def fit_novelty(features_ND: NDArray[Any], taps: Sequence[str], blocks: Sequence[int]) -> Novelty:
     """The distance from N images with features (N, D); what is usual is not known yet."""
     level_ND = levelled(features_ND, blocks)
-    axes_RD = leading_directions(level_ND, min(MOST_AXES, len(level_ND)))
+    axes_RD = _leading(level_ND, min(MOST_AXES, len(level_ND)))
     return Novelty(taps=tuple(taps), blocks=tuple(blocks), axes_RD=axes_RD, known_MR=level_ND @ axes_RD.T)
 
 
-def leading_directions(rows_ND: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+def _leading(rows_ND: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     """(R, D) leading right singular vectors, by subspace iteration (Halko et al., 2011): all of them would take seconds."""
     width = min(count + _SPARE, *rows_ND.shape)
     basis_DW = np.random.default_rng(0).standard_normal((rows_ND.shape[1], width)).astype(np.float32)
