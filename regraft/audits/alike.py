@@ -8,16 +8,25 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft.audits.align import Difference, Floats, align, difference, halve, inverse, move, smooth, turn
-from regraft.audits.candidates import PROBES, by_blocks, cosines_of, nearest_in_cells, nearest_pairs, spectra_of, ways_of
+from regraft.audits.candidates import (
+    PROBES,
+    VARIANTS,
+    by_blocks,
+    cosines_of,
+    nearest_in_cells,
+    nearest_pairs,
+    spectra_of,
+    ways_of,
+)
 from regraft.audits.cells import Search
 from regraft.data.look import Looks
+from regraft.progress import Progress, Silent
 
 # Where these come from, and what they cost in copies missed: docs/measurements.md#copies
 NEAREST, LEAST_SPECTRUM, LEAST_COSINES = 5, 0.955, 0.75
@@ -31,6 +40,8 @@ CROPPED, CROPPED_FULLY = 0.012, 0.03
 # Pairs compared at a time: what a block needs stays in the processor's cache.
 _BLOCK = 256
 _THUMBNAILS = 4096
+# Pairs whose comparison takes so long that it is worth a progress bar.
+_MANY = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +117,12 @@ _LIMITS = ([level.still for level in LEVELS], [level.moved for level in LEVELS])
 
 
 def compare_nearest(
-    looks: Looks, among: NDArray[np.intp] | None = None, search: Search = "all pairs", *, probes: int = PROBES
+    looks: Looks,
+    among: NDArray[np.intp] | None = None,
+    search: Search = "all pairs",
+    *,
+    probes: int = PROBES,
+    progress: Progress = Silent(),
 ) -> Compared:
     """The pairs of N images that might show the same, compared; `copies_P` says which do.
 
@@ -116,7 +132,7 @@ def compare_nearest(
     among = np.arange(len(looks)) if among is None else among
     grey = looks["grey"]
     varied = among[_deviations(grey)[among] >= BLANK]
-    pairs_P2 = varied[_candidates(looks, varied, search, probes)]
+    pairs_P2 = varied[_candidates(looks, varied, search, probes, progress)]
     means_P23 = looks["mean"][pairs_P2]
     pairs_P2 = pairs_P2[np.abs(means_P23[:, 0] - means_P23[:, 1]).max(axis=1) <= MOST_MEAN]
     paired, at_P2 = np.unique(pairs_P2, return_inverse=True)
@@ -126,18 +142,32 @@ def compare_nearest(
     pairs_P2 = pairs_P2[at]
     # At least one block, be it empty: its arrays have the right types.
     starts = range(0, max(1, len(pairs_P2)), _BLOCK)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        blocks = pool.map(lambda at: compare(looks, pairs_P2[at : at + _BLOCK], ways_P[at : at + _BLOCK]), starts)
-        return _joined(list(blocks))
+    watched = progress if len(pairs_P2) > _MANY else Silent()
+    with ThreadPoolExecutor(os.cpu_count()) as pool, watched.task("comparing pictures", len(pairs_P2), "pair") as task:
+        blocks = []
+        for block in pool.map(lambda at: compare(looks, pairs_P2[at : at + _BLOCK], ways_P[at : at + _BLOCK]), starts):
+            blocks.append(block)
+            task.advance(min(_BLOCK, len(pairs_P2) - len(blocks) * _BLOCK + _BLOCK))
+    return _joined(blocks)
 
 
-def _candidates(looks: Looks, rows: NDArray[np.intp], search: Search, probes: int) -> NDArray[np.intp]:
+def _candidates(looks: Looks, rows: NDArray[np.intp], search: Search, probes: int, progress: Progress) -> NDArray[np.intp]:
     """Pairs (P, 2) of positions in `rows`."""
     if search == "equal" or not len(rows):
         return np.zeros((0, 2), np.intp)
     spectra_N2FF, brightness_N = _by_rows(spectra_of, looks["grey"], rows), looks["mean"][rows].mean(axis=1)
-    find = partial(nearest_in_cells, probes=probes) if search == "cells" else nearest_pairs
-    return find(spectra_N2FF, brightness_N, nearest=NEAREST, least=LEAST_SPECTRUM, apart=MOST_MEAN)
+    if search == "all pairs":
+        return nearest_pairs(spectra_N2FF, brightness_N, nearest=NEAREST, least=LEAST_SPECTRUM, apart=MOST_MEAN)
+    with progress.task("looking for copies", VARIANTS * len(rows), "look") as task:
+        return nearest_in_cells(
+            spectra_N2FF,
+            brightness_N,
+            nearest=NEAREST,
+            least=LEAST_SPECTRUM,
+            apart=MOST_MEAN,
+            probes=probes,
+            told=task.advance,
+        )
 
 
 def _by_rows(describe: Callable[[NDArray[np.uint8]], Floats], grey_NHW: NDArray[np.uint8], rows: NDArray[np.intp]) -> Floats:

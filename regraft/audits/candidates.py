@@ -25,6 +25,8 @@ _THUMBNAILS = 4096
 # Cells searched for each image, and how many times the wanted number of others is looked at, as some are of other brightness:
 # docs/scale.md#near-duplicates
 PROBES, _LOOKED_AT = 16, 3
+# As it is, flipped, turned, and both: upside down is turned by a half and flipped, which a spectrum does not tell apart.
+VARIANTS = 4
 Value = TypeVar("Value", bound=NDArray[Any])
 
 Int = NDArray[np.float32]
@@ -100,10 +102,12 @@ def nearest_in_cells(
     least: float,
     apart: float,
     probes: int = PROBES,
+    told: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.intp]:
     """What `nearest_pairs` gives, but that pairs may be missing: for each image `probes` cells of an index are searched.
 
-    Time grows with N to the power of 3/2. The same images in the same order give the same pairs.
+    Time grows with N to the power of 3/2. The same images in the same order give the same pairs. `told` hears of
+    queries that are done, VARIANTS N in all.
     """
     brightness_N = np.asarray(brightness_N, np.float32)
     cells = cells_of(spectra_N2FF.reshape(len(spectra_N2FF), 2 * FREQUENCIES**2), probes=probes, product=True, whole=True)
@@ -115,6 +119,7 @@ def nearest_in_cells(
             fit = (value_BK >= least * UNIT**2) & (near_BK >= 0) & (near_BK != rows_B[:, np.newaxis]) & like
             one, column = np.nonzero(fit)
             parts.append((rows_B[one], near_BK[one, column], value_BK[one, column]))
+            told(len(rows_B))
         one, other, value = (np.concatenate(column) for column in zip(*parts, strict=True))
         found = _best(one, other, value, nearest)
     return np.unique(np.sort(np.stack(found[:2], axis=1), axis=1), axis=0)

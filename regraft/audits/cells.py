@@ -21,6 +21,8 @@ Rows = NDArray[np.int64]
 Search = Literal["all pairs", "cells", "equal"]
 # What all pairs cost grows with the square: some 10 s for the first, some minutes for the second (docs/scale.md).
 CELLS_BEYOND, ALL_PAIRS_UP_TO = 50_000, 250_000
+# To be raised with every change of what is found in cells.
+VERSION = 1
 INSTALL = "pip install 'regraft[scale]'"
 
 # Cells for N rows: PER_ROOT sqrt(N). What is searched and what is compared with cells then grow alike.
