@@ -180,6 +180,8 @@ class Table:
                 "INSERT OR IGNORE INTO rows VALUES (?, ?, ?)",
                 [(digest, first + i, zlib.crc32(features_ND[i])) for i, digest in enumerate(digests)],
             ).rowcount
+        for digest, _ in bad:
+            self._bad.pop(digest, None)
         if stored == len(digests):
             return list(range(first, first + stored))
         with self._lock:
