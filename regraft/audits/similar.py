@@ -6,8 +6,8 @@ Lindenstrauss, 1984); the nearest few there are compared in full. So whatever is
 matter of the index.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,10 +17,15 @@ from numpy.typing import NDArray
 from regraft.audits.cells import ALL_PAIRS_UP_TO, INSTALL, Floats, Rows, Search, cells_of, search_for
 from regraft.clock import Clock
 from regraft.errors import DataUnusable, UsageError
+from regraft.findings import Copies, Similar
+from regraft.values import Sample
 
 # Directions, cells searched, and rows compared for each: docs/scale.md#near-duplicates
 DIRECTIONS, PROBES, NEAREST = 64, 8, 8
+# Of the features of a head: 9 pairs among 20,000 images of Fashion-MNIST, 27 among 1,300 drawings (docs/scale.md).
 LEAST = 0.95
+# To be raised with every change of what is found.
+VERSION = 1
 # How many standard deviations a compressed squared distance may be too long.
 _TOO_LONG = 5
 # Bytes of rows in float32 that are worked with at a time.
@@ -112,6 +117,36 @@ def near_duplicates(
     return Near(pairs_P2=candidates[kept_P], cosine_P=cosine_P[kept_P], search=search)
 
 
+def similar_images(
+    near: Near, samples: Sequence[Sample], parts: Sequence[str], copies: Sequence[Copies]
+) -> tuple[Similar, ...]:
+    """What `near` pairs of rows say of their images: groups that are neither known as copies nor in one group of the user's.
+
+    `samples` and `parts` are in the order of the rows. Those across parts come first, then the largest.
+    """
+    names = [sample.name for sample in samples]
+    copied = {name: number for number, group in enumerate(copies) for name in group.names}
+    number_N = np.array([copied.get(name, -1 - row) for row, name in enumerate(names)], np.int64)
+    one_P, other_P = near.pairs_P2.T
+    new_P = number_N[one_P] != number_N[other_P]
+    new_P &= [samples[one].group is None or samples[one].group != samples[other].group for one, other in near.pairs_P2]
+    new = replace(near, pairs_P2=near.pairs_P2[new_P], cosine_P=near.cosine_P[new_P])
+    groups = new.groups()
+    group_of = {int(row): number for number, rows in enumerate(groups) for row in rows}
+    least = np.ones(len(groups))
+    np.minimum.at(least, [group_of[int(row)] for row in new.pairs_P2[:, 0]], new.cosine_P)
+    found = [
+        Similar(
+            names=tuple(names[row] for row in rows),
+            labels=tuple(", ".join(samples[row].labels) for row in rows),
+            parts=tuple(parts[row] for row in rows),
+            cosine=round(float(cosine), 4),
+        )
+        for rows, cosine in zip(groups, least, strict=True)
+    ]
+    return tuple(sorted(found, key=lambda one: (not one.across_parts, -len(one.names), one.names)))
+
+
 def _in_cells(points_NR: Floats, farthest: float, nearest: int, *, probes: int) -> Rows:
     """Pairs (P, 2) of points within a squared distance, of which one is among the nearest of the other, found in cells."""
     found = [np.zeros((0, 2), np.int64)]
@@ -124,15 +159,14 @@ def _in_cells(points_NR: Floats, farthest: float, nearest: int, *, probes: int) 
 
 def _all(points_NR: Floats, farthest: float, nearest: int) -> Rows:
     """What `_in_cells` finds, from the table of all pairs, a block of rows at a time."""
-    square_N = np.einsum("nr,nr->n", points_NR, points_NR)
+    # |x - y|^2 as one product: (-2 x, |x|^2, 1) with (y, 1, |y|^2).
+    square_N1 = np.einsum("nr,nr->n", points_NR, points_NR)[:, np.newaxis]
+    ones_N1 = np.ones_like(square_N1)
+    left, right = np.hstack([-2 * points_NR, square_N1, ones_N1]), np.hstack([points_NR, ones_N1, square_N1])
     found = [np.zeros((0, 2), np.int64)]
     step = max(1, _TABLE // len(points_NR))
     for start in range(0, len(points_NR), step):
-        here = slice(start, start + step)
-        table_BN = points_NR[here] @ points_NR.T
-        table_BN *= -2
-        table_BN += square_N
-        table_BN += square_N[here, np.newaxis]
+        table_BN = left[start : start + step] @ right.T
         one, other = np.nonzero(table_BN <= farthest)
         if len(one) > (nearest + 1) * len(table_BN):
             one, other = _nearest_of(one, other, table_BN[one, other], nearest + 1)
