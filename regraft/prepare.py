@@ -111,6 +111,8 @@ def with_copies(
     """The split with copies on one side, what was extracted in its order, what could be read, and the copies."""
     alike = _alike(recipe, split, extracted, progress)
     together = keep_together(split, recipe.data, recipe.seed, numbered(alike, split))
+    if search_for(len(extracted.digests)) == "equal" and (note := search_note(len(extracted.digests))):
+        together = replace(together, notes=(*together.notes, note))
     if together.how != split.how:
         progress.note(together.how)
     extracted = extracted.reordered(_order(split, together))

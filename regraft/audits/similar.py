@@ -128,8 +128,8 @@ def similar_images(
     copied = {name: number for number, group in enumerate(copies) for name in group.names}
     number_N = np.array([copied.get(name, -1 - row) for row, name in enumerate(names)], np.int64)
     one_P, other_P = near.pairs_P2.T
-    new_P = number_N[one_P] != number_N[other_P]
-    new_P &= [samples[one].group is None or samples[one].group != samples[other].group for one, other in near.pairs_P2]
+    grouped = [samples[one].group is not None and samples[one].group == samples[other].group for one, other in near.pairs_P2]
+    new_P = (number_N[one_P] != number_N[other_P]) & ~np.array(grouped, np.bool_)
     new = replace(near, pairs_P2=near.pairs_P2[new_P], cosine_P=near.cosine_P[new_P])
     groups = new.groups()
     group_of = {int(row): number for number, rows in enumerate(groups) for row in rows}
