@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from regraft.values import Rejected
 
 Found = TypeVar("Found")
-_SHOWN = 10
+# Findings of a kind that are printed, and names of one.
+_SHOWN, _NAMED = 10, 10
 
 
 def audit(
@@ -190,9 +191,14 @@ def _mixed_line(one: "Mixed") -> str:
 
 
 def _similar_line(one: "Similar") -> str:
-    return f"{'  ~  '.join(one.names)}" + ("  (in training and test)" if one.across_parts else "")
+    return _joined("  ~  ", one.names) + ("  (in training and test)" if one.across_parts else "")
 
 
 def _copies_line(one: "Copies") -> str:
     flags = ["different labels"] * one.across_classes + ["in training and test"] * one.across_parts
-    return f"{'  =  '.join(one.names)}  ({', '.join([one.change, *flags])})"
+    return f"{_joined('  =  ', one.names)}  ({', '.join([one.change, *flags])})"
+
+
+def _joined(between: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return between.join(names[:_NAMED]) + more
