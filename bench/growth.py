@@ -3,9 +3,9 @@
     python bench/growth.py [--sizes 20000,100000] [--only table,copies]
 
 No network runs. Files are hard links of one small PNG, records of looks are noise, logits are noise around the truth. Prints a
-JSON line per stage: microseconds of the processor (of all its cores together) per image at each size, the exponent of the growth
-between them (1: linear), and the bytes per image at the peak, as NumPy and Python allocate them, measured in a run of its own at
-the smaller size. What is searched in cells needs `regraft[scale]`, whose own memory is not counted.
+JSON line per stage: microseconds of the processor (of all cores together) per image at each size, the exponent of the growth
+between them (1: linear), and the bytes per image at the peak, as NumPy and Python allocate them, measured in a run of its own
+at the smaller size. What is searched in cells needs `regraft[scale]`, whose own memory is not counted.
 """
 
 import argparse

@@ -86,7 +86,7 @@ def near_duplicates(
     Cosines are measured from the mean of the rows (`from_mean`): features are all positive in many networks, and then alike
     from the origin. Above 50,000 rows an index is searched (faiss), `probes` of its cells for each row: pairs may be missed,
     none is wrong. Memory for N rows, beside a fixed part: 600 to 900 bytes each, whatever D. The same rows give the same pairs.
-    `clock` is told the seconds of each phase. Raises UsageError for more than 250,000 rows where faiss is missing, DataUnusable
+    `clock` is told the seconds of each phase. Raises UsageError for more than 200,000 rows where faiss is missing, DataUnusable
     for rows that are not finite.
     """
     count, clock = features_ND.shape[0], clock or Clock()
