@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 # Every pair is compared; only the nearest found in cells are; only equal files and pixels are looked for.
 Search = Literal["all pairs", "cells", "equal"]
-# What all pairs cost grows with the square: less than a minute of one core for the first, some minutes on two cores for the second
+# What all pairs cost grows with the square: under a minute of one core for the first, minutes on two cores for the second
 # (docs/scale.md#near-duplicates).
 CELLS_BEYOND, ALL_PAIRS_UP_TO = 50_000, 200_000
 # To be raised with every change of what is found in cells.
