@@ -61,16 +61,19 @@ class Cells:
 
         A row is -1 where the cells held fewer. Every query is in one block; what is found does not depend on the others.
         """
-        probed = [self.index.quantizer.search(queries_QR[at], self.index.nprobe) for at in _blocks(len(queries_QR))]
-        far_QP, cells_QP = (np.concatenate(parts) for parts in zip(*probed, strict=True))
+        cells_QP = np.concatenate([self._cells(queries_QR[at]) for at in _blocks(len(queries_QR))])
         # Queries of one cell search the same cells: what these hold stays in the processor's cache.
         order = np.argsort(cells_QP[:, 0], kind="stable")
         for at in _blocks(len(order)):
             rows = order[at]
-            values, found = self.index.search_preassigned(
-                np.ascontiguousarray(queries_QR[rows]), count, np.ascontiguousarray(cells_QP[rows]), far_QP[rows]
-            )
+            # Distances from the middles of the cells (None) are for indexes that store no more than what is left of rows.
+            values, found = self.index.search_preassigned(queries_QR[rows], count, cells_QP[rows].astype(np.int64), None)
             yield rows, found, values
+
+    def _cells(self, queries_QR: Floats) -> NDArray[np.int32]:
+        """(Q, P) those to be searched, the nearest first."""
+        cells_QP: NDArray[np.int32] = self.index.quantizer.search(queries_QR, self.index.nprobe)[1].astype(np.int32)
+        return cells_QP
 
 
 def cells_of(rows_NR: Floats, *, probes: int, product: bool = False, whole: bool = False) -> Cells:

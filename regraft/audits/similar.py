@@ -6,7 +6,7 @@ Lindenstrauss, 1984); the nearest few there are compared in full. So whatever is
 matter of the index.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -14,14 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.audits.cells import ALL_PAIRS_UP_TO, INSTALL, Floats, Rows, Search, cells_of, search_for
+from regraft.audits.cells import ALL_PAIRS_UP_TO, CELLS_BEYOND, INSTALL, Floats, Rows, Search, cells_of, search_for
 from regraft.clock import Clock
 from regraft.errors import DataUnusable, UsageError
 from regraft.findings import Copies, Similar
+from regraft.progress import Progress, Silent
 from regraft.values import Sample
 
 # Directions, cells searched, and rows compared for each: docs/scale.md#near-duplicates
-DIRECTIONS, PROBES, NEAREST = 64, 8, 8
+DIRECTIONS, PROBES, NEAREST = 64, 16, 8
 # Of the features of a head: 9 pairs among 20,000 images of Fashion-MNIST, 27 among 1,300 drawings (docs/scale.md).
 LEAST = 0.95
 # To be raised with every change of what is found.
@@ -35,6 +36,9 @@ _TABLE = 2**22
 # What float32 may lose of a squared distance between rows of length 1.
 _ROUNDING = 1e-4
 _BFLOAT16 = np.dtype(np.uint16)
+
+
+Told = Callable[[int], None]
 
 
 class Features(Protocol):
@@ -80,14 +84,15 @@ def near_duplicates(
     probes: int = PROBES,
     search: Search | None = None,
     clock: Clock | None = None,
+    progress: Progress = Silent(),
 ) -> Near:
     """Pairs among N rows of features whose cosine is at least `least`, of which one is among the `nearest` few of the other.
 
     Cosines are measured from the mean of the rows (`from_mean`): features are all positive in many networks, and then alike
     from the origin. Above 50,000 rows an index is searched (faiss), `probes` of its cells for each row: pairs may be missed,
-    none is wrong. Memory for N rows, beside a fixed part: 600 to 900 bytes each, whatever D. The same rows give the same pairs.
-    `clock` is told the seconds of each phase. Raises UsageError for more than 200,000 rows where faiss is missing, DataUnusable
-    for rows that are not finite.
+    none is wrong. Memory for N rows, beside a fixed part: under a kilobyte each, whatever D. The same rows give the same pairs
+    on the same machine. `clock` is told the seconds of each phase. Raises UsageError for more than 200,000 rows where faiss is
+    missing, DataUnusable for rows that are not finite.
     """
     count, clock = features_ND.shape[0], clock or Clock()
     search = search or search_for(count)
@@ -101,15 +106,30 @@ def near_duplicates(
         raise UsageError(expected="a least cosine above 0, at most 1", got=f"{least}", fix="0.95 is usual")
     if count < 2:
         return Near(pairs_P2=np.zeros((0, 2), np.int64), cosine_P=np.zeros(0, np.float32), search=search)
+    watched = progress.task("almost the same", 3 * count, "row") if count > CELLS_BEYOND else Silent().task("", 0, "")
+    with watched as task:
+        return _searched(features_ND, least, from_mean, nearest, probes, search, clock, task.advance)
+
+
+def _searched(
+    features_ND: Features,
+    least: float,
+    from_mean: bool,
+    nearest: int,
+    probes: int,
+    search: Search,
+    clock: Clock,
+    told: Told,
+) -> Near:
     with clock("mean"):
-        mean_D = _mean(features_ND) if from_mean else np.zeros(features_ND.shape[1], np.float32)
+        mean_D = _mean(features_ND, told) if from_mean else np.zeros(features_ND.shape[1], np.float32)
     with clock("compress"):
-        points_NR = _compressed(features_ND, mean_D)
+        points_NR = _compressed(features_ND, mean_D, told)
     with clock("candidates"):
         # The squared distance of rows of length 1 is 2 - 2 cosine; compressed it is that times chi squared over R.
         farthest = 2 * (1 - least) * (1 + _TOO_LONG * (2 / points_NR.shape[1]) ** 0.5) + _ROUNDING
         find = partial(_in_cells, probes=probes) if search == "cells" else _all
-        candidates = find(points_NR, farthest, nearest)
+        candidates = find(points_NR, farthest, nearest, told)
         del points_NR
     with clock("compare"):
         cosine_P = _cosines(features_ND, mean_D, candidates)
@@ -147,17 +167,18 @@ def similar_images(
     return tuple(sorted(found, key=lambda one: (not one.across_parts, -len(one.names), one.names)))
 
 
-def _in_cells(points_NR: Floats, farthest: float, nearest: int, *, probes: int) -> Rows:
+def _in_cells(points_NR: Floats, farthest: float, nearest: int, told: Told, *, probes: int) -> Rows:
     """Pairs (P, 2) of points within a squared distance, of which one is among the nearest of the other, found in cells."""
     found = [np.zeros((0, 2), np.int64)]
     # The nearest of all is the point itself.
     for rows_B, near_BK, distance_BK in cells_of(points_NR, probes=probes).nearest(points_NR, nearest + 1):
         one, column = np.nonzero((distance_BK <= farthest) & (near_BK >= 0))
         found.append(np.stack([rows_B[one], near_BK[one, column]], axis=1))
+        told(len(rows_B))
     return _distinct(np.concatenate(found))
 
 
-def _all(points_NR: Floats, farthest: float, nearest: int) -> Rows:
+def _all(points_NR: Floats, farthest: float, nearest: int, told: Told) -> Rows:
     """What `_in_cells` finds, from the table of all pairs, a block of rows at a time."""
     # |x - y|^2 as one product: (-2 x, |x|^2, 1) with (y, 1, |y|^2).
     square_N1 = np.einsum("nr,nr->n", points_NR, points_NR)[:, np.newaxis]
@@ -171,6 +192,7 @@ def _all(points_NR: Floats, farthest: float, nearest: int) -> Rows:
         if len(one) > (nearest + 1) * len(table_BN):
             one, other = _nearest_of(one, other, table_BN[one, other], nearest + 1)
         found.append(np.stack([one + start, other], axis=1))
+        told(len(table_BN))
     return _distinct(np.concatenate(found))
 
 
@@ -203,16 +225,17 @@ def _cosines(features_ND: Features, mean_D: Floats, pairs_P2: Rows) -> Floats:
     return np.concatenate(found)
 
 
-def _mean(features_ND: Features) -> Floats:
+def _mean(features_ND: Features, told: Told) -> Floats:
     count, width = features_ND.shape
     total_D = np.zeros(width)
     for at in _blocks(count, width):
         block = floats(features_ND[at])
         total_D += np.ones(len(block), np.float32) @ block
+        told(len(block))
     return (total_D / count).astype(np.float32)
 
 
-def _compressed(features_ND: Features, mean_D: Floats) -> Floats:
+def _compressed(features_ND: Features, mean_D: Floats, told: Told) -> Floats:
     """(N, R) rows of length 1 along directions that are orthonormal and follow from D alone, at their usual distances."""
     count, width = features_ND.shape
     drawn_DR = np.random.default_rng(0).standard_normal((width, min(DIRECTIONS, width)))
@@ -220,6 +243,7 @@ def _compressed(features_ND: Features, mean_D: Floats) -> Floats:
     points_NR = np.empty((count, axes_DR.shape[1]), np.float32)
     for at in _blocks(count, width):
         points_NR[at] = _units(features_ND[at], mean_D) @ axes_DR
+        told(at.stop - at.start)
         if not np.isfinite(points_NR[at]).all():
             raise DataUnusable(
                 expected="features that are finite numbers",
