@@ -1,6 +1,6 @@
 """Near copies planted among made-up rows of features, and how many of them `regraft.audits.similar` finds, how fast.
 
-    python bench/near.py [--rows 1000000] [--width 1280] [--planted 10000] [--decay 0.0] [--probes 8] [--all-pairs]
+    python bench/near.py [--rows 1000000] [--width 1280] [--planted 10000] [--decay 0.0] [--probes 16] [--all-pairs]
 
 Rows are noise around the means of ten classes, in bfloat16; column d of the noise is scaled by (d + 1) ** -decay, so that with
 a decay a few directions hold most of it, as in features of networks. A planted copy is another row with noise added, so that
@@ -60,13 +60,14 @@ def values(rows: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 def measure(folder: Path, rows: int, width: int, probes: int | None, all_pairs: bool) -> dict[str, object]:
     """Search the rows, and say what came of it."""
+    from regraft.audits.cells import Search
     from regraft.audits.similar import PROBES, near_duplicates
     from regraft.cache.store import HALVES, FeatureRows
     from regraft.clock import Clock
 
     before, clock, start = peak(), Clock(), time.process_time()
     features = FeatureRows(folder / "rows.bf16", np.arange(rows), width, dtype=HALVES)
-    search = "all pairs" if all_pairs else "cells"
+    search: Search = "all pairs" if all_pairs else "cells"
     near = near_duplicates(features, least=LEAST, probes=probes or PROBES, search=search, clock=clock)
     seconds, processor = clock.seconds(), time.process_time() - start
     memory = peak()

@@ -32,7 +32,7 @@ def _digest(part: object) -> bytes:
     if isinstance(part, np.ndarray):
         of_array = hashlib.sha256(f"{part.dtype} {part.shape}".encode())
         # Not copied: logits of a million images take gigabytes.
-        of_array.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
+        of_array.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
         return of_array.digest()
     if isinstance(part, bytes):
         return hashlib.sha256(part).digest()
