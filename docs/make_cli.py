@@ -85,7 +85,7 @@ One line on standard output; nothing at all when the command fails. Undefined fi
   `suggested`, `given`, `instead`, `part`, `wrong`}] (probabilities; `wrong`: that the label is), `wrong_labels` (the
   expected share), `mixed` [{`one`, `other`, `accuracy`}], `outliers` [{`name`, `label`, `distance`}], `odd` [{`name`,
   `label`, `code`, `reason`}], `shortcuts` [{`what`, `accuracy`, `baseline`, `words`}], `imbalance`, `kept_together`,
-  `seconds`, `fix_list`
+  `similar` [{`names`, `labels`, `parts`, `cosine`, `across_parts`}], `seconds`, `fix_list`
 - `extend`: what `fit` prints
 - `report`: `run`, and where its files are: `report` (the page), `json` (for programs), `card` (README.md)
 - `cache list`: `folder`, `tables` [{`name`, `rows`, `bytes`, `description`}], `datasets` [{`name`, `images`, `bytes`}],

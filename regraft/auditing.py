@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from regraft.audits.audit import Seen, audit_samples
+from regraft.audits.audit import Seen, audit_samples, names_of
+from regraft.audits.cells import search_for
+from regraft.audits.similar import VERSION as SIMILAR_VERSION
+from regraft.audits.similar import near_duplicates, similar_images
 from regraft.cache.store import default_folder
 from regraft.clock import Clock
 from regraft.data.excluded import ACTION, EXCLUDE, PATH
 from regraft.evaluate.temperature import fit_temperature
-from regraft.findings import Audit, Copies
+from regraft.findings import Audit, Copies, Similar
 from regraft.memo import key_of, remembered
 from regraft.prepare import Prepared, looks_of, prepare
 from regraft.progress import Progress, Silent
@@ -35,12 +38,12 @@ def audit(recipe: Recipe, *, progress: Progress = Silent()) -> tuple[Audit, tupl
     clock = Clock()
     ready = prepare(recipe, clock, progress)
     with clock("audit"):
-        found = audit_of(ready, _tested(ready), None)
+        found = audit_of(ready, _tested(ready), None, progress)
     rejected = (*ready.samples.rejected, *ready.split.rejected, *ready.observed.rejected)
     return replace(found, seconds=clock.seconds()["total"]), rejected
 
 
-def audit_of(ready: Prepared, tested: Predictions | None, caution: Caution | None) -> Audit:
+def audit_of(ready: Prepared, tested: Predictions | None, caution: Caution | None, progress: Progress = Silent()) -> Audit:
     """The findings in data that is prepared; `tested` are the answers to the test images by which a model is judged.
 
     `caution` may hold distances of training images that need not be measured again.
@@ -63,14 +66,29 @@ def audit_of(ready: Prepared, tested: Predictions | None, caution: Caution | Non
             distances=distances,
         )
         found = remembered(
-            ready.recipe.cache or default_folder(), _key(ready, seen, tested), Audit, partial(_find, ready, seen, tested)
+            ready.recipe.cache or default_folder(),
+            _key(ready, seen, tested),
+            Audit,
+            partial(_find, ready, seen, tested, progress),
         )
     return replace(found, seconds=clock.seconds()["total"])
 
 
-def _find(ready: Prepared, seen: Seen, tested: Predictions | None) -> Audit:
+def _find(ready: Prepared, seen: Seen, tested: Predictions | None, progress: Progress) -> Audit:
     kept = sum(len(group.names) for group in ready.copies)
-    return audit_samples(seen, ready.copies, tested, kept_together=kept if ready.split.drawn else 0)
+    return audit_samples(
+        seen, ready.copies, tested, kept_together=kept if ready.split.drawn else 0, similar=_similar(ready, seen, progress)
+    )
+
+
+def _similar(ready: Prepared, seen: Seen, progress: Progress) -> tuple[Similar, ...]:
+    """Images whose features, those that the network's own head reads, are almost the same."""
+    samples, parts = (*seen.train, *seen.test), ["train"] * len(seen.train) + ["test"] * len(seen.test)
+    if search_for(len(samples)) == "equal":
+        return ()
+    near = near_duplicates(ready.extracted.features.leading(ready.extracted.columns.last_width), progress=progress)
+    named = [replace(one, name=name) for one, name in zip(samples, names_of(seen.train, seen.test), strict=True)]
+    return similar_images(near, named, parts, ready.copies)
 
 
 def _key(ready: Prepared, seen: Seen, tested: Predictions | None) -> str:
@@ -89,6 +107,7 @@ def _key(ready: Prepared, seen: Seen, tested: Predictions | None) -> str:
         seen.distant,
         seen.distances,
         logits,
+        (ready.extracted.table, SIMILAR_VERSION, search_for(len(samples))),
     )
 
 

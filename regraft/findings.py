@@ -50,6 +50,24 @@ class Copies:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Similar:
+    """Images that are almost the same to the network, though none was found to be a copy: a burst, frames of one video.
+
+    `names`, `labels` and `parts` as in Copies; `cosine` is the least of those between the features of a pair that ties them.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    parts: tuple[str, ...]
+    cosine: float
+
+    @property
+    def across_parts(self) -> bool:
+        """Whether almost the same is learned from and judged with."""
+        return len(set(self.parts)) > 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Suspect:
     """An image whose label does not look right: heads that had not seen it give the `label` the probability `given`.
 
@@ -151,3 +169,4 @@ class Audit:
     imbalance: Imbalance | None = None
     kept_together: int = 0
     seconds: float = 0.0
+    similar: tuple[Similar, ...] = ()

@@ -69,13 +69,13 @@ def read_images(folder: Path) -> KeptImages:
         described = json.loads((table.schema.metadata or {})[METADATA_KEY])
         if described["format"] != FORMAT:
             raise ValueError(f"format {described['format']}")
-        rows = table.to_pylist()
-        samples = [
-            Sample(path=Path(row["path"]), name=row["path"], labels=tuple(row["labels"]), part=row["part"], group=row["group"])
-            for row in rows
+        columns = [table[name].to_pylist() for name in ("path", "labels", "part", "group", "digest")]
+        rows = [
+            (Sample(path=Path(path), name=path, labels=tuple(labels), part=part, group=group), digest)
+            for path, labels, part, group, digest in zip(*columns, strict=True)
         ]
-        train, test = ([sample for sample in samples if sample.part == part] for part in ("train", "test"))
-        in_order = [row["digest"] for part in ("train", "test") for row in rows if row["part"] == part]
+        train, test = ([sample for sample, _ in rows if sample.part == part] for part in ("train", "test"))
+        in_order = [digest for part in ("train", "test") for sample, digest in rows if sample.part == part]
         if len(in_order) != len(rows) or any(len(digest) != 32 for digest in in_order):
             raise ValueError("rows of another kind")
         return KeptImages(

@@ -24,18 +24,21 @@ def key_of(*parts: object) -> str:
     """What names an answer: a digest of arrays, bytes, and whatever has a telling text."""
     total = hashlib.sha256(f"{VERSION}".encode())
     for part in parts:
-        total.update(hashlib.sha256(_bytes(part)).digest())
+        total.update(_digest(part))
     return total.hexdigest()[:32]
 
 
-def _bytes(part: object) -> bytes:
+def _digest(part: object) -> bytes:
     if isinstance(part, np.ndarray):
-        return f"{part.dtype} {part.shape}".encode() + np.ascontiguousarray(part).tobytes()
+        of_array = hashlib.sha256(f"{part.dtype} {part.shape}".encode())
+        # Not copied: logits of a million images take gigabytes.
+        of_array.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        return of_array.digest()
     if isinstance(part, bytes):
-        return part
+        return hashlib.sha256(part).digest()
     if isinstance(part, Iterable) and not isinstance(part, str):
-        return b"".join(hashlib.sha256(_bytes(one)).digest() for one in part)
-    return f"{type(part).__name__} {part}".encode("utf-8", "surrogatepass")
+        return hashlib.sha256(b"".join(map(_digest, part))).digest()
+    return hashlib.sha256(f"{type(part).__name__} {part}".encode("utf-8", "surrogatepass")).digest()
 
 
 def remembered(cache: Path, key: str, kind: Any, make: Callable[[], Answer]) -> Answer:

@@ -78,7 +78,7 @@ def complete(
     with clock("learning curve"):
         summary = replace(summary, learning=_learning(ready, progress))
     with clock("audit"):
-        audit = audit_of(ready, test, made.caution)
+        audit = audit_of(ready, test, made.caution, progress)
     with clock("saving"):
         _save(fitted, summary, data, recipe.seed, out, test, cross_validation)
         write_images(out, _kept(ready))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,8 @@ from numpy.typing import NDArray
 
 from regraft.artifact.schema import check_class_names
 from regraft.audits.audit import names_of
+from regraft.audits.cells import VERSION as CELLS_VERSION
+from regraft.audits.cells import search_for, search_note
 from regraft.audits.copies import copies_of, find_copies, groups_of
 from regraft.backbone.features import later_stages, pooling_for
 from regraft.backbone.graph import TOKENS
@@ -20,7 +21,7 @@ from regraft.cache.extract import Extracted, extract_features
 from regraft.cache.store import default_folder
 from regraft.clock import Clock
 from regraft.data.look import VERSION as LOOK_VERSION
-from regraft.data.look import Looks, looks_from
+from regraft.data.look import Looks, looks_in
 from regraft.data.materialise import on_disk
 from regraft.data.native import FOR_HEAD, FOR_TRAINING, smaller_size, usual_side
 from regraft.data.read import read_samples
@@ -108,8 +109,10 @@ def with_copies(
     recipe: Recipe, split: Split, extracted: Extracted, progress: Progress
 ) -> tuple[Split, Extracted, Observed, tuple[Copies, ...]]:
     """The split with copies on one side, what was extracted in its order, what could be read, and the copies."""
-    alike = _alike(recipe, split, extracted)
+    alike = _alike(recipe, split, extracted, progress)
     together = keep_together(split, recipe.data, recipe.seed, numbered(alike, split))
+    if search_for(len(extracted.digests)) == "equal" and (note := search_note(len(extracted.digests))):
+        together = replace(together, notes=(*together.notes, note))
     if together.how != split.how:
         progress.note(together.how)
     extracted = extracted.reordered(_order(split, together))
@@ -226,17 +229,24 @@ def solve(
 def looks_of(extracted: Extracted) -> Looks:
     """The looks of the images, in the order of their features."""
     assert extracted.looks is not None, "asked for when the features were extracted"
-    return looks_from([row.tobytes() for row in extracted.looks[:]])
+    return looks_in(extracted.looks[:])
 
 
-def _alike(recipe: Recipe, split: Split, extracted: Extracted) -> tuple[Alike, ...]:
+def _alike(recipe: Recipe, split: Split, extracted: Extracted, progress: Progress) -> tuple[Alike, ...]:
     samples = [*split.train, *split.test]
     kept = [samples[i] for i in extracted.kept_M]
     inside = int(np.count_nonzero(extracted.kept_M < len(split.train)))
     names = names_of(kept[:inside], kept[inside:])
-    key = key_of("copies", LOOK_VERSION, names, extracted.digests)
-    find = partial(find_copies, looks_of(extracted), extracted.digests, names)
-    return remembered(recipe.cache or default_folder(), key, tuple[Alike, ...], find)
+    search, note = search_for(len(names)), search_note(len(names))
+    key = key_of("copies", LOOK_VERSION, names, extracted.digests, *([CELLS_VERSION] if search == "cells" else []))
+
+    def find() -> tuple[Alike, ...]:
+        if note is not None:
+            progress.note(note)
+        return find_copies(looks_of(extracted), extracted.digests, names, search=search, progress=progress)
+
+    # Not remembered where most is not looked for: it costs little, and is to be said each time.
+    return find() if search == "equal" else remembered(recipe.cache or default_folder(), key, tuple[Alike, ...], find)
 
 
 def described(train: Sequence[Sample], test: Sequence[Sample]) -> tuple[list[str], list[str], list[str]]:

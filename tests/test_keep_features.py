@@ -2,6 +2,7 @@
 
 import os
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,30 @@ def test_a_damaged_row_is_no_hit(table: Table) -> None:
     data[WIDTH * 4 + 1] ^= 1
     path.write_bytes(data)
     assert list(table.lookup()) == names(1)
+
+
+def test_a_row_is_checked_when_it_is_asked_for(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    table.append(names(1, 2, 3), rows(3))
+    path = table.folder / "rows.f32"
+    data = bytearray(path.read_bytes())
+    data[WIDTH * 4 + 1] ^= 1
+    path.write_bytes(data)
+    checked: list[bytes] = []
+    real = zlib.crc32
+    monkeypatch.setattr("regraft.cache.store.zlib.crc32", lambda row: checked.append(row) or real(row))
+    known = table.lookup()
+    one, two, other = names(1, 2, 9)
+    assert not checked
+    assert one in known
+    assert known[one] == 0
+    assert len(checked) == 1
+    assert two not in known
+    assert other not in known
+    assert table.lookup(check=False)[one] == 0
+    assert len(checked) == 2
+    (again,) = table.append([two], rows(3)[1:2])
+    assert known[two] == again
+    assert np.array_equal(table.rows([again])[:], rows(3)[1:2])
 
 
 def test_rows_that_a_crash_cut_off_are_no_hits_and_can_be_stored_again(table: Table) -> None:

@@ -14,8 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.audits.align import Difference, Floats, align, difference, halve, inverse, move, smooth, turn
-from regraft.audits.candidates import by_blocks, cosines_of, nearest_pairs, spectra_of, ways_of
+from regraft.audits.candidates import (
+    PROBES,
+    VARIANTS,
+    by_blocks,
+    cosines_of,
+    nearest_in_cells,
+    nearest_pairs,
+    spectra_of,
+    ways_of,
+)
+from regraft.audits.cells import Search
 from regraft.data.look import Looks
+from regraft.progress import Progress, Silent
 
 # Where these come from, and what they cost in copies missed: docs/measurements.md#copies
 NEAREST, LEAST_SPECTRUM, LEAST_COSINES = 5, 0.955, 0.75
@@ -28,6 +39,9 @@ BLANK = 4.0
 CROPPED, CROPPED_FULLY = 0.012, 0.03
 # Pairs compared at a time: what a block needs stays in the processor's cache.
 _BLOCK = 256
+_THUMBNAILS = 4096
+# Pairs whose comparison takes so long that it is worth a progress bar.
+_MANY = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,26 +116,64 @@ class Compared:
 _LIMITS = ([level.still for level in LEVELS], [level.moved for level in LEVELS])
 
 
-def compare_nearest(looks: Looks) -> Compared:
+def compare_nearest(
+    looks: Looks,
+    among: NDArray[np.intp] | None = None,
+    search: Search = "all pairs",
+    *,
+    probes: int = PROBES,
+    progress: Progress = Silent(),
+) -> Compared:
     """The pairs of N images that might show the same, compared; `copies_P` says which do.
 
-    Blank images are in none. Of images that are equal, one should be given.
+    Looked at are the images at `among`, in that order, by default all: of images that are equal, one should be given. Blank
+    images are in no pair. `search` is how candidates are found; "equal" finds none.
     """
-    varied = np.flatnonzero(_deviations(looks["grey"]) >= BLANK)
-    looks = looks[varied]
-    spectra_N2FF, brightness_N = spectra_of(looks["grey"]), looks["mean"].mean(axis=1)
-    pairs_P2 = nearest_pairs(spectra_N2FF, brightness_N, nearest=NEAREST, least=LEAST_SPECTRUM, apart=MOST_MEAN)
+    among = np.arange(len(looks)) if among is None else among
+    grey = looks["grey"]
+    varied = among[_deviations(grey)[among] >= BLANK]
+    pairs_P2 = varied[_candidates(looks, varied, search, probes, progress)]
     means_P23 = looks["mean"][pairs_P2]
     pairs_P2 = pairs_P2[np.abs(means_P23[:, 0] - means_P23[:, 1]).max(axis=1) <= MOST_MEAN]
-    ways_P8 = ways_of(cosines_of(looks["grey"]), pairs_P2)
+    paired, at_P2 = np.unique(pairs_P2, return_inverse=True)
+    ways_P8 = ways_of(_by_rows(cosines_of, grey, paired), at_P2.reshape(pairs_P2.shape))
     best_P1 = ways_P8.max(axis=1, keepdims=True)
     at, ways_P = np.nonzero((ways_P8 >= best_P1 - _AS_GOOD) & (best_P1 >= LEAST_COSINES))
     pairs_P2 = pairs_P2[at]
     # At least one block, be it empty: its arrays have the right types.
     starts = range(0, max(1, len(pairs_P2)), _BLOCK)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        blocks = pool.map(lambda at: compare(looks, pairs_P2[at : at + _BLOCK], ways_P[at : at + _BLOCK]), starts)
-        return _joined(list(blocks), varied)
+    watched = progress if len(pairs_P2) > _MANY else Silent()
+    with ThreadPoolExecutor(os.cpu_count()) as pool, watched.task("comparing pictures", len(pairs_P2), "pair") as task:
+        blocks = []
+        for block in pool.map(lambda at: compare(looks, pairs_P2[at : at + _BLOCK], ways_P[at : at + _BLOCK]), starts):
+            blocks.append(block)
+            task.advance(min(_BLOCK, len(pairs_P2) - len(blocks) * _BLOCK + _BLOCK))
+    return _joined(blocks)
+
+
+def _candidates(looks: Looks, rows: NDArray[np.intp], search: Search, probes: int, progress: Progress) -> NDArray[np.intp]:
+    """Pairs (P, 2) of positions in `rows`."""
+    if search == "equal" or not len(rows):
+        return np.zeros((0, 2), np.intp)
+    spectra_N2FF, brightness_N = _by_rows(spectra_of, looks["grey"], rows), looks["mean"][rows].mean(axis=1)
+    if search == "all pairs":
+        return nearest_pairs(spectra_N2FF, brightness_N, nearest=NEAREST, least=LEAST_SPECTRUM, apart=MOST_MEAN)
+    with progress.task("looking for copies", VARIANTS * len(rows), "look") as task:
+        return nearest_in_cells(
+            spectra_N2FF,
+            brightness_N,
+            nearest=NEAREST,
+            least=LEAST_SPECTRUM,
+            apart=MOST_MEAN,
+            probes=probes,
+            told=task.advance,
+        )
+
+
+def _by_rows(describe: Callable[[NDArray[np.uint8]], Floats], grey_NHW: NDArray[np.uint8], rows: NDArray[np.intp]) -> Floats:
+    """Descriptions of some thumbnails, taken from among the others some thousand at a time."""
+    starts = range(0, max(1, len(rows)), _THUMBNAILS)
+    return np.concatenate([describe(grey_NHW[rows[start : start + _THUMBNAILS]]) for start in starts])
 
 
 @by_blocks
@@ -179,11 +231,11 @@ def _colour_difference(one_PHWC: NDArray[np.uint8], other_PHWC: NDArray[np.uint8
     return out
 
 
-def _joined(blocks: list[Compared], varied: NDArray[np.intp]) -> Compared:
-    """Blocks put together, their images numbered as in `varied`."""
+def _joined(blocks: list[Compared]) -> Compared:
+    """Blocks put together."""
     grey = [block.grey for block in blocks]
     return Compared(
-        pairs_P2=varied[np.concatenate([block.pairs_P2 for block in blocks])],
+        pairs_P2=np.concatenate([block.pairs_P2 for block in blocks]),
         ways_P=np.concatenate([block.ways_P for block in blocks]),
         shifts_P4=np.concatenate([block.shifts_P4 for block in blocks]),
         grey=Difference(

@@ -14,7 +14,7 @@ from regraft.audits.shortcuts import find_shortcuts
 from regraft.data.look import Looks
 from regraft.evaluate.metrics import score
 from regraft.evaluate.probability import known_truth
-from regraft.findings import Audit, Copies, Leak, Outlier
+from regraft.findings import Audit, Copies, Leak, Outlier, Similar
 from regraft.values import Predictions, Sample
 
 
@@ -35,10 +35,18 @@ class Seen:
     distances: NDArray[np.float64]
 
 
-def audit_samples(seen: Seen, copies: tuple[Copies, ...], tested: Predictions | None, *, kept_together: int) -> Audit:
+def audit_samples(
+    seen: Seen,
+    copies: tuple[Copies, ...],
+    tested: Predictions | None,
+    *,
+    kept_together: int,
+    similar: tuple[Similar, ...] = (),
+) -> Audit:
     """The findings, the worst first within each kind; `seconds` are left for whoever measures them.
 
-    `copies` are groups of images that show the same, `tested` the model's own answers to the test images.
+    `copies` are groups of images that show the same, `similar` those that are almost the same to the network, `tested` the
+    model's own answers to the test images.
     """
     samples = (*seen.train, *seen.test)
     parts = ["train"] * len(seen.train) + ["test"] * len(seen.test)
@@ -71,6 +79,7 @@ def audit_samples(seen: Seen, copies: tuple[Copies, ...], tested: Predictions | 
         ),
         imbalance=imbalance_of(seen.answers.classes, truth),
         kept_together=kept_together,
+        similar=similar,
     )
 
 

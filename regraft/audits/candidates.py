@@ -3,13 +3,14 @@
 All sums are of whole numbers small enough to be exact, in whatever order a processor adds them: every machine finds the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.audits.cells import cells_of
 from regraft.data.look import GREY_SIDE
 
 # Frequencies of the spectrum along each side, and waves of the cosine description: docs/measurements.md#copies
@@ -21,6 +22,11 @@ _FINE = 1024
 _BLOCK = 2**22
 _CHUNKS = 64
 _THUMBNAILS = 4096
+# Cells searched for each image, and how many times the wanted number of others is looked at, as some are of other brightness:
+# docs/scale.md#near-duplicates
+PROBES, _LOOKED_AT = 16, 3
+# As it is, flipped, turned, and both: upside down is turned by a half and flipped, which a spectrum does not tell apart.
+VARIANTS = 4
 Value = TypeVar("Value", bound=NDArray[Any])
 
 Int = NDArray[np.float32]
@@ -76,10 +82,7 @@ def nearest_pairs(
     count = len(spectra_N2FF)
     order = np.argsort(brightness_N, kind="stable")
     spectra_N2FF, brightness_N = spectra_N2FF[order], brightness_N[order]
-    flipped, turned = spectra_N2FF[:, ::-1], spectra_N2FF.transpose(0, 1, 3, 2)
-    variants = [
-        np.ascontiguousarray(v.reshape(count, 2 * FREQUENCIES**2)) for v in (spectra_N2FF, flipped, turned, turned[:, ::-1])
-    ]
+    variants = list(_variants(spectra_N2FF))
     rows = max(1, _BLOCK // max(1, count))
     found = [np.zeros((0, 2), np.intp)]
     for start in range(0, count, rows):
@@ -89,6 +92,37 @@ def nearest_pairs(
         found.append(_nearest_of(variants, here, slice(low, high), nearest, least * UNIT**2))
     pairs = order[np.concatenate(found)]
     return np.unique(np.sort(pairs, axis=1), axis=0)
+
+
+def nearest_in_cells(
+    spectra_N2FF: Int,
+    brightness_N: NDArray[np.floating[Any]],
+    *,
+    nearest: int,
+    least: float,
+    apart: float,
+    probes: int = PROBES,
+    told: Callable[[int], None] = lambda _: None,
+) -> NDArray[np.intp]:
+    """What `nearest_pairs` gives, but that pairs may be missing: for each image `probes` cells of an index are searched.
+
+    Time grows with N to the power of 3/2. The same images in the same order give the same pairs. `told` hears of
+    queries that are done, VARIANTS N in all.
+    """
+    brightness_N = np.asarray(brightness_N, np.float32)
+    cells = cells_of(spectra_N2FF.reshape(len(spectra_N2FF), 2 * FREQUENCIES**2), probes=probes, product=True, whole=True)
+    found = np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0, np.float32)
+    for queries_NR in _variants(spectra_N2FF):
+        parts = [found]
+        for rows_B, near_BK, value_BK in cells.nearest(queries_NR, _LOOKED_AT * nearest):
+            like = np.abs(brightness_N[near_BK] - brightness_N[rows_B, np.newaxis]) <= apart
+            fit = (value_BK >= least * UNIT**2) & (near_BK >= 0) & (near_BK != rows_B[:, np.newaxis]) & like
+            one, column = np.nonzero(fit)
+            parts.append((rows_B[one], near_BK[one, column], value_BK[one, column]))
+            told(len(rows_B))
+        one, other, value = (np.concatenate(column) for column in zip(*parts, strict=True))
+        found = _best(one, other, value, nearest)
+    return np.unique(np.sort(np.stack(found[:2], axis=1), axis=1), axis=0)
 
 
 def ways_of(cosines_NKK: Int, pairs_P2: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -102,6 +136,31 @@ def ways_of(cosines_NKK: Int, pairs_P2: NDArray[np.intp]) -> NDArray[np.float64]
     one, other = cosines_NKK[pairs_P2[:, 0]], cosines_NKK[pairs_P2[:, 1]]
     flat = [(one * second).reshape(len(pairs_P2), WAVES**2) @ signs.T for second in (other, other.transpose(0, 2, 1))]
     return np.concatenate(flat, axis=1) / np.float64(UNIT**2)
+
+
+def _variants(spectra_N2FF: Int) -> Iterator[Int]:
+    """The descriptions (N, R) as they are, flipped, turned, and both, one after the other."""
+    turned = spectra_N2FF.transpose(0, 1, 3, 2)
+    for variant in (spectra_N2FF, spectra_N2FF[:, ::-1], turned, turned[:, ::-1]):
+        yield np.ascontiguousarray(variant.reshape(len(spectra_N2FF), 2 * FREQUENCIES**2))
+
+
+def _best(
+    one_P: NDArray[np.intp], other_P: NDArray[np.intp], value_P: NDArray[np.float32], nearest: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Of each first image the `nearest` others with the largest values, as many as tie for the last place; sorted."""
+    order = np.lexsort((-value_P, other_P, one_P))
+    one_P, other_P, value_P = one_P[order], other_P[order], value_P[order]
+    # Found in several ways: the best of them comes first.
+    first = np.ones(len(one_P), np.bool_)
+    first[1:] = (np.diff(one_P) != 0) | (np.diff(other_P) != 0)
+    order = np.flatnonzero(first)
+    order = order[np.lexsort((other_P[order], -value_P[order], one_P[order]))]
+    one_P, other_P, value_P = one_P[order], other_P[order], value_P[order]
+    start_P = np.searchsorted(one_P, one_P)
+    last_P = np.minimum(start_P + nearest, np.searchsorted(one_P, one_P, side="right")) - 1
+    keep = value_P >= value_P[last_P]
+    return one_P[keep], other_P[keep], value_P[keep]
 
 
 def _nearest_of(variants: list[Int], rows: slice, columns: slice, nearest: int, least: float) -> NDArray[np.intp]:

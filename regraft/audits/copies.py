@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regraft.audits.alike import CROPPED, Compared, compare_nearest
+from regraft.audits.cells import Search, search_for
 from regraft.data.look import Looks
 from regraft.findings import Alike, Copies, Sameness
+from regraft.progress import Progress, Silent
 
 SAME_FILE, SAME_PIXELS = "the same file", "the same pixels"
 # By the ways of `candidates.ways_of`: which of them is a flip does not depend on which of the two is the copy.
@@ -29,11 +32,20 @@ _TURNED = (
 _LOOSEST_LAST = get_args(Sameness)
 
 
-def find_copies(looks: Looks, digests: Sequence[bytes], names: Sequence[str]) -> tuple[Alike, ...]:
+def find_copies(
+    looks: Looks,
+    digests: Sequence[bytes],
+    names: Sequence[str],
+    *,
+    search: Search | None = None,
+    progress: Progress = Silent(),
+) -> tuple[Alike, ...]:
     """The pairs among N images that show the same; `looks` (N,), SHA-256 of the files, names, all in the same order.
 
     Images that are equal are each paired with the first of them by name, which alone is compared with others. Sorted by name,
     and the same for every order of the images; the correlations of altered copies agree between machines to about 1e-5.
+    `search` None: as `cells.search_for` says of so many images. Above 50,000 the nearest of each come from an index, which may
+    miss some; what it finds is judged as ever.
     """
     order = sorted(range(len(names)), key=lambda index: names[index])
     first_of_file: dict[bytes, int] = {}
@@ -48,7 +60,7 @@ def find_copies(looks: Looks, digests: Sequence[bytes], names: Sequence[str]) ->
         if one != index:
             found.append(_equal(names[one], names[index], "pixels"))
     different = np.array(list(first_of_pixels.values()), np.intp)
-    found += _altered(looks[different], [names[index] for index in different])
+    found += _altered(looks, names, different, search or search_for(len(names)), progress)
     return tuple(sorted(found, key=lambda pair: (pair.one, pair.other)))
 
 
@@ -92,8 +104,10 @@ def _equal(one: str, other: str, sameness: Sameness) -> Alike:
     return Alike(one=one, other=other, sameness=sameness, change=change, similarity=1.0)
 
 
-def _altered(looks: Looks, names: Sequence[str]) -> Iterator[Alike]:
-    compared = compare_nearest(looks)
+def _altered(
+    looks: Looks, names: Sequence[str], different: NDArray[np.intp], search: Search, progress: Progress
+) -> Iterator[Alike]:
+    compared = compare_nearest(looks, different, search, progress=progress)
     copies = np.flatnonzero(compared.copies_P)
     # A pair may have been laid on each other in several ways: the best one is told, the plainest of those that tie.
     order = np.lexsort((compared.ways_P[copies], compared.grey.whole[copies]))

@@ -53,6 +53,7 @@ def keep_labels(
     key = {"backbone": "labels", "engine": "read", "window": window}
     with closing(Table.open(cache, key, width, BYTES)) as table, progress.task("masks", len(samples), "mask") as task:
         known = table.lookup()
+        written: dict[bytes, int] = {}
         digests: list[bytes] = []
         fresh: dict[bytes, NDArray[np.uint8]] = {}
         for sample, mask_map in samples:
@@ -60,13 +61,17 @@ def keep_labels(
             said = repr((mask_map.kind, mask_map.values, mask_map.colours)).encode()
             digest = hashlib.sha256(hashlib.sha256(said).digest() + sample.mask.read_bytes()).digest()
             digests.append(digest)
-            if digest not in known and digest not in fresh:
+            if digest not in written and digest not in fresh and digest not in known:
                 fresh[digest] = read(sample, mask_map)
             if len(fresh) == _WRITE:
-                known |= _written(table, fresh)
+                written |= _written(table, fresh)
             task.advance()
-        known |= _written(table, fresh)
-        return Labels(table.rows([known[digest] for digest in digests]), preprocess.height, preprocess.width)
+        written |= _written(table, fresh)
+        return Labels(
+            table.rows([written[digest] if digest in written else known[digest] for digest in digests]),
+            preprocess.height,
+            preprocess.width,
+        )
 
 
 def _written(table: Table, fresh: dict[bytes, NDArray[np.uint8]]) -> dict[bytes, int]:

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sqlite3
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -24,6 +25,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from regraft.cache.known import Known
 from regraft.errors import NotWritable, OutOfSpace
 
 FORMAT = 1
@@ -108,6 +110,8 @@ class Table:
         self.folder, self.width, self.dtype = folder, width, dtype
         self._path, self._step = folder / _ROWS[dtype], width * dtype.itemsize
         self._index = sqlite3.connect(folder / _INDEX, timeout=60, isolation_level=None, check_same_thread=False)
+        # One at a time: the threads that decode ask, and what is being written is not known before it is.
+        self._lock, self._bad = threading.Lock(), dict[bytes, int]()
         self._index.execute("PRAGMA synchronous=NORMAL")
         self._index.execute("CREATE TABLE IF NOT EXISTS rows(digest BLOB PRIMARY KEY, row INTEGER, crc INTEGER) WITHOUT ROWID")
 
@@ -133,30 +137,31 @@ class Table:
     def close(self) -> None:
         self._index.close()
 
-    def lookup(self, *, check: bool = True) -> dict[bytes, int]:
-        """Digest -> row of everything in the table. Rows that a crash left unwritten or torn are dropped.
+    def lookup(self, *, check: bool = True) -> Known:
+        """Digest -> row of what is in the table, as long as it is open. Rows that a crash left unwritten or torn are not there.
 
-        `check=False` trusts the rows: for a table that was checked when it was opened.
+        Each is checked when it is asked for; `check=False` trusts them: for a table whose rows were checked before.
         """
-        entries = self._index.execute("SELECT digest, row, crc FROM rows ORDER BY row").fetchall()
-        if not check:
-            return {digest: row for digest, row, _ in entries}
-        good = self._intact(np.array([row for _, row, _ in entries], np.int64), [crc for _, _, crc in entries])
-        bad = [(digest,) for (digest, _, _), fine in zip(entries, good, strict=True) if not fine]
-        if bad:
-            self._index.executemany("DELETE FROM rows WHERE digest = ?", bad)
-        return {digest: row for (digest, row, _), fine in zip(entries, good, strict=True) if fine}
+        return Known(self._find, self._intact if check else None, self._every, self._bad)
 
-    def _intact(self, rows_N: NDArray[np.int64], crcs: Sequence[int]) -> list[bool]:
-        whole = self._path.stat().st_size // self._step if self._path.exists() else 0
-        result = [False] * len(rows_N)
-        readable = np.flatnonzero(rows_N < whole)
-        matrix = self.rows(rows_N[readable])
-        step = max(1, _READ_BYTES // self._step)
-        for start in range(0, len(readable), step):
-            for position, row in zip(readable[start : start + step], matrix[start : start + step], strict=True):
-                result[position] = zlib.crc32(row) == crcs[position]
-        return result
+    def _find(self, digest: bytes) -> tuple[int, int] | None:
+        with self._lock:
+            found: tuple[int, int] | None = self._index.execute(
+                "SELECT row, crc FROM rows WHERE digest = ?", (digest,)
+            ).fetchone()
+        return found
+
+    def _every(self) -> list[bytes]:
+        with self._lock:
+            return [digest for (digest,) in self._index.execute("SELECT digest FROM rows ORDER BY row")]
+
+    def _intact(self, row: int, crc: int) -> bool:
+        try:
+            with self._path.open("rb") as file:
+                data = os.pread(file.fileno(), self._step, self._step * row)
+        except FileNotFoundError:
+            return False
+        return len(data) == self._step and zlib.crc32(data) == crc
 
     def append(self, digests: Sequence[bytes], features_ND: NDArray[Any]) -> list[int]:
         """Store rows and return where; an image that another process stored meanwhile keeps that row.
@@ -164,16 +169,23 @@ class Table:
         Raises OutOfSpace when the disk is full; what was stored before stays usable.
         """
         features_ND = np.ascontiguousarray(features_ND, self.dtype)
-        with _saying_out_of_space(self.folder), self._writing():
+        with self._lock, _saying_out_of_space(self.folder), self._writing():
+            bad = [(digest, self._bad[digest]) for digest in digests if digest in self._bad]
+            self._index.executemany("DELETE FROM rows WHERE digest = ? AND row = ?", bad)
             first = self._index.execute("SELECT COALESCE(MAX(row) + 1, 0) FROM rows").fetchone()[0]
             with self._path.open("ab") as file:
                 file.truncate(self._step * first)
                 file.write(features_ND.data)
-            self._index.executemany(
+            stored = self._index.executemany(
                 "INSERT OR IGNORE INTO rows VALUES (?, ?, ?)",
                 [(digest, first + i, zlib.crc32(features_ND[i])) for i, digest in enumerate(digests)],
-            )
-        return [self._index.execute("SELECT row FROM rows WHERE digest = ?", (d,)).fetchone()[0] for d in digests]
+            ).rowcount
+        for digest, _ in bad:
+            self._bad.pop(digest, None)
+        if stored == len(digests):
+            return list(range(first, first + stored))
+        with self._lock:
+            return [self._index.execute("SELECT row FROM rows WHERE digest = ?", (d,)).fetchone()[0] for d in digests]
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

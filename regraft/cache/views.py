@@ -138,7 +138,7 @@ class _Source:
             advance(len(rows) - len(missing))
             self._fill(table, view, missing, advance)
             known = table.lookup(check=False)
-        return np.array([known[self.digests[row]] for row in rows], np.int64)
+            return np.array([known[self.digests[row]] for row in rows], np.int64)
 
     def stored(self, view: int, rows: NDArray[np.int64]) -> FeatureRows:
         """Rows of a view that are in its table, still on disk."""

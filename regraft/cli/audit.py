@@ -24,11 +24,12 @@ from regraft.cli.start import importing
 from regraft.recipe import DEFAULT_BACKBONE
 
 if TYPE_CHECKING:
-    from regraft.findings import Audit, Copies, Mixed, Suspect
+    from regraft.findings import Audit, Copies, Mixed, Similar, Suspect
     from regraft.values import Rejected
 
 Found = TypeVar("Found")
-_SHOWN = 10
+# Findings of a kind that are printed, and names of one.
+_SHOWN, _NAMED = 10, 10
 
 
 def audit(
@@ -114,6 +115,7 @@ def audit_fields(found: "Audit", rejected: Sequence["Rejected"]) -> dict[str, An
         "copies": [
             asdict(one) | {"across_classes": one.across_classes, "across_parts": one.across_parts} for one in found.copies
         ],
+        "similar": [asdict(one) | {"across_parts": one.across_parts} for one in found.similar],
         "leak": {"names": leak.names, "twins": leak.twins, "without": without} if leak else None,
         "suspects": [asdict(one) for one in found.suspects],
         "wrong_labels": asdict(found.wrong) if found.wrong else None,
@@ -138,6 +140,7 @@ def print_audit(found: "Audit", rejected: Sequence["Rejected"]) -> None:
             show.print_line(f"  a solved head without them: {show.interval_text(found.leak.scores_without.accuracy)}")
         _listed(list(zip(found.leak.names, found.leak.twins, strict=True)), lambda pair: f"{pair[0]}  =  {pair[1]}")
     _section("copies", found.copies, _copies_line)
+    _section("almost the same to the network, though no copies", found.similar, _similar_line)
     _section("labels that may be wrong", found.suspects, _suspect_line)
     if found.wrong and found.wrong.value > 0:
         show.print_line(f"in all about {show.interval_text(found.wrong)} of the labels may be wrong")
@@ -153,8 +156,8 @@ def print_audit(found: "Audit", rejected: Sequence["Rejected"]) -> None:
     if found.imbalance:
         big = found.imbalance
         show.print_line(f"very unequal classes: {big.largest} {big.most:,} images, {big.smallest} {big.fewest:,}")
-    clean = not (found.copies or found.suspects or found.mixed or found.shortcuts or found.odd or found.outliers or rejected)
-    nothing = "nothing found: " if clean and not found.imbalance else ""
+    kinds = (found.copies, found.similar, found.suspects, found.mixed, found.shortcuts, found.odd, found.outliers, rejected)
+    nothing = "" if any(kinds) or found.imbalance else "nothing found: "
     show.print_line(f"{nothing}{found.images:,} images audited in {found.seconds:.1f} s")
 
 
@@ -187,6 +190,15 @@ def _mixed_line(one: "Mixed") -> str:
     return f"{one.one} and {one.other}: {percent(one.accuracy.value)} right between the two"
 
 
+def _similar_line(one: "Similar") -> str:
+    return _joined("  ~  ", one.names) + ("  (in training and test)" if one.across_parts else "")
+
+
 def _copies_line(one: "Copies") -> str:
     flags = ["different labels"] * one.across_classes + ["in training and test"] * one.across_parts
-    return f"{'  =  '.join(one.names)}  ({', '.join([one.change, *flags])})"
+    return f"{_joined('  =  ', one.names)}  ({', '.join([one.change, *flags])})"
+
+
+def _joined(between: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return between.join(names[:_NAMED]) + more

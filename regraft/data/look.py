@@ -79,6 +79,11 @@ def looks_from(records: Sequence[bytes]) -> Looks:
     return np.frombuffer(b"".join(records), LOOK)
 
 
+def looks_in(rows_NB: NDArray[np.uint8]) -> Looks:
+    """Records that were kept as rows of bytes, (N, LOOK.itemsize), as (N,); nothing is copied."""
+    return np.ascontiguousarray(rows_NB).reshape(-1).view(LOOK)
+
+
 def contrast_and_sharpness(grey: Image.Image) -> tuple[float, float]:
     """The standard deviation of the levels of an L image; and how much of its detail is in the finest of three octaves.
 

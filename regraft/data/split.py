@@ -95,6 +95,8 @@ def _tied(samples: Sequence[Sample], alike_N: NDArray[np.int64]) -> list[Sample]
 
     def find(key: object) -> object:
         while root.setdefault(key, key) != key:
+            # Halved on the way: a group whose images have many copies is a long chain.
+            root[key] = root[root[key]]
             key = root[key]
         return key
 

@@ -20,6 +20,8 @@ from regraft.values import Interval, Predictions
 PSEUDO = 0.5
 # At most so many numbers are drawn: many kinds of images get fewer resamples, though never fewer than 200.
 _NUMBERS, _FEWEST = 1_500_000, 200
+# Numbers drawn at a time: images in groups are as many kinds as there are groups.
+_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +94,13 @@ def resampled(kinds: Kinds, seed: int, resamples: int) -> NDArray[np.float64]:
 
     How many there are of each kind is drawn at once (multinomial): the same distribution as drawing image by image.
     """
-    shares_P = kinds.weights_P / kinds.weights_P.sum()
-    drawn_BP = np.random.default_rng(seed).multinomial(kinds.size, shares_P, size=resamples).astype(np.float64)
-    return _figure(kinds, drawn_BP @ kinds.hits_PX, drawn_BP @ kinds.whole_PX)
+    shares_P, random = kinds.weights_P / kinds.weights_P.sum(), np.random.default_rng(seed)
+    part = max(1, _AT_ONCE // len(shares_P))
+    found = []
+    for start in range(0, resamples, part):
+        drawn_BP = random.multinomial(kinds.size, shares_P, size=min(part, resamples - start)).astype(np.float64)
+        found.append(_figure(kinds, drawn_BP @ kinds.hits_PX, drawn_BP @ kinds.whole_PX))
+    return np.concatenate(found)
 
 
 def macro_f1(truth: Targets, answers: Targets, classes: int) -> float:

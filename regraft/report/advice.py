@@ -83,6 +83,12 @@ def _lesser_faults(audit: Audit) -> Iterator[str]:
         yield f"{counted(len(audit.outliers), 'image')} look like nothing else in the data: do they belong there?"
     if same := [copies for copies in audit.copies if not copies.across_classes and not copies.across_parts]:
         yield f"{counted(len(same), 'picture is', 'pictures are')} there more than once and counted each time."
+    if near := [one for one in audit.similar if one.across_parts]:
+        tested = sum(one.parts.count("test") for one in near)
+        yield (
+            f"{counted(tested, 'test image is', 'test images are')} almost the same as a training image, though no copy: if "
+            "they come from one burst or video, keep those together with --group-pattern, or the score is too good."
+        )
     if audit.imbalance:
         uneven = audit.imbalance
         yield (

@@ -61,6 +61,7 @@ def audit_context(content: ReportContent, album: Album) -> dict[str, Any]:
         "more_odd": audit.odd[ODD : ODD + ROWS],
         "outliers": _pictured(audit.outliers[:OUTLIERS], album),
         "more_outliers": audit.outliers[OUTLIERS : OUTLIERS + ROWS],
+        "similar": audit.similar[:ROWS],
         "mixed": audit.mixed[:ROWS],
         "same_words": same_words,
         "rows": ROWS,
@@ -69,7 +70,7 @@ def audit_context(content: ReportContent, album: Album) -> dict[str, Any]:
 
 def is_clean(audit: Audit) -> bool:
     """Whether nothing at all was found."""
-    found = (audit.copies, audit.leak, audit.suspects, audit.mixed, audit.outliers, audit.odd, audit.shortcuts)
+    found = (audit.copies, audit.leak, audit.suspects, audit.mixed, audit.outliers, audit.odd, audit.shortcuts, audit.similar)
     return not any(found) and audit.imbalance is None
 
 
@@ -79,6 +80,7 @@ def found_words(audit: Audit) -> str:
         (len(audit.leak.names) if audit.leak else 0, "test image known from training", "test images known from training"),
         (len(audit.suspects), "label that may be wrong", "labels that may be wrong"),
         (len(audit.copies), "picture there more than once", "pictures there more than once"),
+        (len(audit.similar), "group of images that are almost the same", "groups of images that are almost the same"),
         (len(audit.shortcuts), "sign of the class in the files", "signs of the class in the files"),
         (len(audit.mixed), "pair of classes hardly told apart", "pairs of classes hardly told apart"),
         (len(audit.odd), "image of little use", "images of little use"),
@@ -92,9 +94,9 @@ def looked_for(audit: Audit) -> str:
     """What the audit can find, in one sentence."""
     return (
         f"{counted(audit.images, 'image')} were searched for copies of one another (the same file or pixels, re-encoded, "
-        "resized, flipped or cropped ones), test images known from training, labels that look wrong, classes that are hardly "
-        "told apart, images unlike all others, tiny, blank, blurred or oddly shaped ones, signs of the class in the files "
-        "themselves, and classes of very different size."
+        "resized, flipped or cropped ones), images that are almost the same to the network, test images known from training, "
+        "labels that look wrong, classes that are hardly told apart, images unlike all others, tiny, blank, blurred or oddly "
+        "shaped ones, signs of the class in the files themselves, and classes of very different size."
     )
 
 
