@@ -22,8 +22,7 @@ def make_design(features_ND: FloatArray, steering: Steering | None = None, ranks
     check_shape(features_ND)
     if ranks.alone and (spans(features_ND) or features_ND.size <= HELD_VALUES):
         return hold(features_ND, standardise(features_ND), steering)
-    in_memory = -(-features_ND.size // ranks.size) <= HELD_VALUES
-    return stream(features_ND, standardise(features_ND, ranks), steering, ranks, in_memory=in_memory)
+    return stream(features_ND, standardise(features_ND, ranks), steering, ranks, HELD_VALUES)
 
 
 def by_first(features_ND: FloatArray, ranks: Ranks) -> bool:

@@ -25,16 +25,16 @@ class Penalised:
     penalty_bend_P: Tensor
 
 
-def search(slope_P: Tensor, slope_at: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
-    """Steps where the slope is at most SLOPE_KEPT of what it was, (P,).
+def search(first_P: Tensor, slope_P: Tensor, slope_at: Callable[[Tensor, Tensor | None], Tensor], kept: float) -> Tensor:
+    """Steps where the slope is at most `kept` of `slope_P`, what it was, (P,).
 
-    Step 1 first, which is right for most Newton-like directions, then secant steps inside the bracket.
+    The steps `first_P` first, then secant steps inside the bracket.
     `slope_at` gives every problem's slope after the steps given to it; only those of some problems (None: all) are new.
     """
-    step_P, bracket = torch.ones_like(slope_P), _Bracket(slope_P)
+    step_P, bracket = first_P, _Bracket(slope_P)
     now_P = slope_at(step_P, None)
     for _ in range(LINE_STEPS):
-        steep_P = now_P.abs() > SLOPE_KEPT * slope_P.abs()
+        steep_P = now_P.abs() > kept * slope_P.abs()
         if not steep_P.any():
             break
         step_P = torch.where(steep_P, bracket.next(step_P, now_P), step_P)
@@ -58,7 +58,10 @@ class Ray:
         return torch.addcmul(self.logits_PKN, self.along_PKN, step_P[:, None, None])
 
     def search(self, loss: Loss, pick: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Steps that `search` finds, (P,), and the loss's residual there."""
+        """Steps that `search` finds, (P,), and the loss's residual there.
+
+        Step 1 first, which is right for most Newton-like directions.
+        """
         residual_PKN = torch.empty(0)
 
         def slope_at(step_P: Tensor, again: Tensor | None) -> Tensor:
@@ -71,7 +74,8 @@ class Ray:
             data_P = (residual_PKN * self.along_PKN).sum(dim=(1, 2))
             return data_P + self.line.penalty_slope_P + step_P * self.line.penalty_bend_P
 
-        return search(self.line.slope_P, slope_at), residual_PKN
+        first_P = torch.ones_like(self.line.slope_P)
+        return search(first_P, self.line.slope_P, slope_at, SLOPE_KEPT), residual_PKN
 
 
 class _Bracket:

@@ -34,7 +34,7 @@ class Streamed:
 
     `features_ND` are raw, all rows. `kept_ND` are this rank's, standardised, where memory holds them. `basis_RR`, `eigen_R` and
     `standardiser` are as in `Held`; `sample_SD` are the rows `sampled`, standardised. `dtype` is that of the products with
-    the features, `fine` that of the weights.
+    the features, `fine` that of the weights. `thrifty` is a problem that one process alone would not hold in memory either.
     """
 
     features_ND: FloatArray
@@ -48,6 +48,7 @@ class Streamed:
     dtype: torch.dtype
     fine: torch.dtype
     ranks: Ranks
+    thrifty: bool
 
     @property
     def width(self) -> int:
@@ -118,12 +119,10 @@ class Streamed:
         return torch.from_numpy(left_D).to(self.fine)
 
 
-def stream(
-    features_ND: FloatArray, standardiser: Standardiser, steering: Steering | None, ranks: Ranks, *, in_memory: bool
-) -> Streamed:
-    """The design of this rank's part of `features_ND`; all `ranks` together. `in_memory` keeps the part, standardised."""
+def stream(features_ND: FloatArray, standardiser: Standardiser, steering: Steering | None, ranks: Ranks, most: int) -> Streamed:
+    """The design of this rank's part of `features_ND`; all `ranks` together. A part stays in memory up to `most` values."""
     count, width = features_ND.shape
-    rows = part_of(count, ranks)
+    rows, in_memory = part_of(count, ranks), -(-features_ND.size // ranks.size) <= most
     dtype = exact_type(features_ND) if in_memory else torch.float32
     fine = torch.float64 if width <= FINE_BELOW else dtype
     moments = steering or second_moments(features_ND, standardiser, fine, ranks)
@@ -141,6 +140,7 @@ def stream(
         dtype=dtype,
         fine=fine,
         ranks=ranks,
+        thrifty=features_ND.size > most,
     )
 
 

@@ -4,8 +4,8 @@ In memory, the logits of every image are kept. One product X theta^T gives those
 per iteration, whatever P, and logits along a direction are linear in the step, so that the line search needs none.
 
 In passes, nothing is kept of an image. One pass gives the gradient at new weights, and with it the slope there, for
-the slope along a direction d is <gradient, d>: where the first step of a line search is right, as it mostly is, an iteration
-is one pass over the rows, whatever P. Only the curvature is taken from a sample that stays in memory.
+the slope along a direction d is <gradient, d>: where the first step of a line search is right, an iteration is one pass over
+the rows, whatever P. Only the curvature is taken from a sample that stays in memory.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from regraft.train.held import Held
-from regraft.train.line import Penalised, Ray, search
+from regraft.train.line import SLOPE_KEPT, Penalised, Ray, search
 from regraft.train.loss import BlockLoss, Loss, at
 from regraft.train.streamed import CURVATURE_ROWS, Streamed
 
+# Where a pass is dear: 3/5 of the passes of SLOPE_KEPT and step 1, for as many iterations (docs/scale.md).
+FIRST_STEPS, SLOPE_KEPT_IN_PASSES = (0.1, 1.0), 0.5
 # Which rows, their logits (P, K, n), and of which problems (None: all); called with what a pass has found.
 Watch = Callable[[slice, Tensor, Tensor | None], None]
 
@@ -101,9 +103,12 @@ class Passes:
     design: Streamed
     loss: BlockLoss
     watch: Watch | None = None
+    # Each problem's last step: where one was too long, so is mostly the next, and to try it first saves a pass.
+    _steps_P: Tensor = field(init=False)
     drifting = False
 
     def begin(self, theta_PKR: Tensor) -> Tensor:
+        self._steps_P = theta_PKR.new_ones(len(theta_PKR))
         return self._pull(theta_PKR, None)
 
     def forget(self) -> None:
@@ -118,7 +123,13 @@ class Passes:
             pull[which] = self._pull(theta[which] + direction[which] * step_P[which, None, None], problems)
             return (pull * direction).sum(dim=(1, 2)) + line.penalty_slope_P + step_P * line.penalty_bend_P
 
-        return search(line.slope_P, slope_at), pull
+        stand = slice(None) if pick is None else pick
+        # Of what one process would hold in memory, several ranks take the same steps as it does, and so get the same head.
+        thrifty = self.design.thrifty
+        first_P = self._steps_P[stand].clamp(*FIRST_STEPS) if thrifty else torch.ones_like(line.slope_P)
+        step_P = search(first_P, line.slope_P, slope_at, SLOPE_KEPT_IN_PASSES if thrifty else SLOPE_KEPT)
+        self._steps_P[stand] = step_P
+        return step_P, pull
 
     def curvature(self, theta_PKR: Tensor) -> Tensor:
         design, ranks = self.design, self.design.ranks
