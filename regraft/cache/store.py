@@ -87,9 +87,17 @@ class FeatureRows:
         with self._path.open("rb") as file:
             for start, stop in _runs(rows, max(1, _READ_BYTES // step)):
                 first, extent = int(rows[start]), int(rows[stop - 1] - rows[start]) + 1
-                block = os.pread(file.fileno(), step * extent, step * first)
-                read = np.frombuffer(block, self.dtype).reshape(-1, self._stored)[:, : self.shape[1]]
-                out[start:stop] = read if extent == stop - start else read[rows[start:stop] - first]
+                together = extent == stop - start
+                whole = (
+                    out[start:stop]
+                    if together and out.shape[1] == self._stored
+                    else np.empty((extent, self._stored), out.dtype)
+                )
+                if os.preadv(file.fileno(), [whole], step * first) != whole.nbytes:
+                    raise OSError(errno.EIO, "a table of features is shorter than its index says", str(self._path))
+                if whole.base is not out:
+                    read = whole[:, : self.shape[1]]
+                    out[start:stop] = read if together else read[rows[start:stop] - first]
         return out
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[Any]:

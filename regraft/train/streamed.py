@@ -22,7 +22,7 @@ from regraft.train.held import Steering, exact_type, second_moments
 from regraft.train.standardise import Standardiser, part_of, row_blocks
 from regraft.values import FloatArray
 
-BLOCK_VALUES = 1 << 19  # of a block of features, and of its logits: 2 MB, which a processor's cache holds
+BLOCK_VALUES = 1 << 20  # of a block of features, and of its logits: 4 MB, of which a processor's cache holds much
 AHEAD = 2  # blocks that are read while one is worked on
 CURVATURE_ROWS = 8192  # images, evenly spaced, that tell the curvature of the loss: it only steers
 FINE_BELOW = 2048  # columns up to which weights and steering are float64: cheap beside the pass over the rows
