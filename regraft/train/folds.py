@@ -26,7 +26,7 @@ LIMIT = 300  # iterations for one strength
 # goes on falling by less and less while the weights grow without end, and with them the answer's sensitivity to rounding.
 INDIFFERENT = 1e-3
 BATCH_VALUES = 24_000_000  # logits solved together: about 100 MB in each of a handful of arrays
-JUDGED_VALUES = 1 << 22  # logits judged together, in float64
+JUDGED_VALUES = 1 << 21  # logits judged together, in float64
 
 
 class FoldSolver:

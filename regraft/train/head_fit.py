@@ -10,7 +10,7 @@ from regraft.backbone.features import Columns
 from regraft.cache.store import FeatureRows
 from regraft.errors import UsageError
 from regraft.progress import Progress
-from regraft.ranks import ALONE, Ranks
+from regraft.ranks import here
 from regraft.strategies import Head
 from regraft.train.path import PathResult, choose_l2
 from regraft.train.standardise import widened
@@ -54,11 +54,10 @@ def fit_head(
     *,
     classes: int,
     progress: Progress,
-    ranks: Ranks = ALONE,
 ) -> HeadFit:
     """Solve the head for every set of features that `strategy` allows; keep the best by cross-validated likelihood.
 
-    Several `ranks` call it with the same rows, which all of them can read, and get the same head.
+    Several processes (`here`) all call it with the same rows, which each of them can read, and get the same head.
 
     Raises NotConverged, DataUnusable.
     """
@@ -74,7 +73,7 @@ def fit_head(
             grid=None if strategy.l2 is None else (strategy.l2,),
             features=kind,
             progress=progress,
-            ranks=ranks,
+            ranks=here(),
         )
         for kind in kinds
     }
