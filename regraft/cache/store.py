@@ -84,20 +84,16 @@ class FeatureRows:
         rows = self._rows[key]
         out = np.empty((len(rows), self.shape[1]), self.dtype)
         step = self._stored * self.dtype.itemsize
-        with self._path.open("rb") as file:
+        with self._path.open("rb", buffering=0) as file:
             for start, stop in _runs(rows, max(1, _READ_BYTES // step)):
                 first, extent = int(rows[start]), int(rows[stop - 1] - rows[start]) + 1
-                together = extent == stop - start
-                whole = (
-                    out[start:stop]
-                    if together and out.shape[1] == self._stored
-                    else np.empty((extent, self._stored), out.dtype)
-                )
-                if os.preadv(file.fileno(), [whole], step * first) != whole.nbytes:
+                straight = extent == stop - start and self.shape[1] == self._stored
+                read: NDArray[Any] = out[start:stop] if straight else np.empty((extent, self._stored), self.dtype)
+                file.seek(step * first)
+                if file.readinto(read.data) != read.nbytes:
                     raise OSError(errno.EIO, "a table of features is shorter than its index says", str(self._path))
-                if whole.base is not out:
-                    read = whole[:, : self.shape[1]]
-                    out[start:stop] = read if together else read[rows[start:stop] - first]
+                if not straight:
+                    out[start:stop] = read[rows[start:stop] - first, : self.shape[1]]
         return out
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[Any]:

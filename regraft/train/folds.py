@@ -48,8 +48,11 @@ class FoldSolver:
         self.decrement = DECREMENT if design.dtype == torch.float32 else DECREMENT_SMALL
         held_FN = np.unique(folds_N)[:, None] == folds_N
         self.known_NK = _known(targets, held_FN, classes)
-        kind = InGroups if isinstance(design, Held) else Together
-        self.problems: InGroups | Together = kind(design, targets, held_FN, weights_LN, classes)
+        self.problems: InGroups | Together = (
+            InGroups(design, targets, held_FN, weights_LN, classes)
+            if isinstance(design, Held)
+            else Together(design, targets, held_FN, weights_LN, classes)
+        )
         self._best: tuple[Strength, NDArray[np.float32], Tensor] | None = None
 
     def best(self) -> tuple[Strength, NDArray[np.float32], Tensor]:

@@ -100,8 +100,7 @@ class Steering:
 
 def spans(features_ND: FloatArray) -> bool:
     """Whether the problem is solved in the space that so few images span."""
-    count, width = features_ND.shape
-    return count <= width and count <= LARGEST_BASIS
+    return len(features_ND) <= min(int(features_ND.shape[1]), LARGEST_BASIS)
 
 
 def hold(features_ND: FloatArray, standardiser: Standardiser, steering: Steering | None = None) -> Held:

@@ -53,7 +53,7 @@ class Streamed:
     @property
     def width(self) -> int:
         """R, the columns with the bias."""
-        return self.features_ND.shape[1] + 1
+        return int(self.features_ND.shape[1]) + 1
 
     def steering(self) -> Steering | None:
         """What may steer the solver on other images of the same features."""
