@@ -109,7 +109,7 @@ def test_small_batches_keep_only_weights_between_strengths(monkeypatch: pytest.M
     monkeypatch.setattr(folds_module, "BATCH_VALUES", 800)
     solver = folds_module.FoldSolver(make_design(features), targets, folds, np.ones((1, 120)), 3)
     solver.try_strength(1.0, "last")
-    assert [part.logits_PKN.numel() for part in solver.solvers] == [0, 0]
+    assert [part.terms.logits_PKN.numel() for part in solver.problems.solvers] == [0, 0]
 
 
 def test_balance_weighs_classes_alike() -> None:
@@ -164,7 +164,7 @@ def test_input_is_left_as_it_was_and_the_path_repeats_itself() -> None:
 def test_large_problem_in_float32_agrees_with_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     features, targets, folds = images(400, 60, 5)
     double = choose_l2(features, targets, folds, classes=5)
-    monkeypatch.setattr("regraft.train.design.DOUBLE_BELOW", 0)
+    monkeypatch.setattr("regraft.train.held.DOUBLE_BELOW", 0)
     single = choose_l2(features, targets, folds, classes=5)
     assert make_design(features).x_NR.element_size() == 4
     assert single.l2 == double.l2

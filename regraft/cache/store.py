@@ -34,6 +34,7 @@ _TABLE, _INDEX = "table.json", "index.sqlite"
 FLOATS, HALVES, BYTES = np.dtype(np.float32), np.dtype(np.uint16), np.dtype(np.uint8)
 _ROWS = {FLOATS: "rows.f32", HALVES: "rows.bf16", BYTES: "rows.u8"}
 _READ_BYTES = 64 << 20
+_NEAR = 4  # rows apart on disk that are read as one: a test set drawn from a table leaves gaps everywhere
 
 
 def default_folder() -> Path:
@@ -85,10 +86,16 @@ class FeatureRows:
         rows = self._rows[key]
         out = np.empty((len(rows), self.shape[1]), self.dtype)
         step = self._stored * self.dtype.itemsize
-        with self._path.open("rb") as file:
+        with self._path.open("rb", buffering=0) as file:
             for start, stop in _runs(rows, max(1, _READ_BYTES // step)):
-                block = os.pread(file.fileno(), step * (stop - start), step * int(rows[start]))
-                out[start:stop] = np.frombuffer(block, self.dtype).reshape(-1, self._stored)[:, : self.shape[1]]
+                first, extent = int(rows[start]), int(rows[stop - 1] - rows[start]) + 1
+                straight = extent == stop - start and self.shape[1] == self._stored
+                read: NDArray[Any] = out[start:stop] if straight else np.empty((extent, self._stored), self.dtype)
+                file.seek(step * first)
+                if file.readinto(read.data) != read.nbytes:
+                    raise OSError(errno.EIO, "a table of features is shorter than its index says", str(self._path))
+                if not straight:
+                    out[start:stop] = read[rows[start:stop] - first, : self.shape[1]]
         return out
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[Any]:
@@ -96,11 +103,15 @@ class FeatureRows:
 
 
 def _runs(rows_N: NDArray[np.int64], longest: int) -> Iterator[tuple[int, int]]:
-    """Positions [start, stop) whose rows follow one another on disk."""
-    breaks = np.flatnonzero(np.diff(rows_N) != 1) + 1
+    """Positions [start, stop) whose rows follow one another on disk, or nearly so: they lie within `longest` rows there."""
+    step_N = np.diff(rows_N)
+    breaks = np.flatnonzero((step_N < 1) | (step_N > _NEAR)) + 1
     for start, stop in zip([0, *breaks], [*breaks, len(rows_N)], strict=True):
-        for first in range(start, stop, longest):
-            yield first, min(stop, first + longest)
+        while start < stop:
+            # Rows that ascend by one or more: the row `longest` further on disk is at most `longest` positions further.
+            last = start + int(np.searchsorted(rows_N[start:stop], rows_N[start] + longest))
+            yield start, last
+            start = last
 
 
 class Table:

@@ -14,21 +14,26 @@ optimum has w_1 = -w_0; in terms of the difference v = w_1 - w_0 its penalty is 
 has C = 2 / (l2 sum_n w_n).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regraft.errors import DataUnusable, NotConverged, UsageError
-from regraft.train.design import Design, as_array, make_design
+from regraft.errors import DataUnusable, NotConverged, RegraftError, UsageError
+from regraft.ranks import ALONE, Ranks
+from regraft.train.design import Design, by_first, make_design
+from regraft.train.held import Held, as_array
 from regraft.train.lbfgs import Solver
-from regraft.train.loss import Loss, Sigmoid, Softmax
+from regraft.train.loss import BlockLoss, Loss, Sigmoid, Softmax
 from regraft.train.standardise import Standardiser, check_shape, row_blocks
+from regraft.train.terms import terms_of
 from regraft.values import FloatArray
 
+Solved = TypeVar("Solved")
 Targets = NDArray[np.integer[Any]] | NDArray[np.bool_]
 DECREMENT = 1e-9  # nats: an estimate of J minus its minimum at which a final solution may stop
 LIMIT = 3000  # iterations
@@ -69,19 +74,28 @@ def solve_head(
     weights_N: FloatArray | None = None,
     start: LinearHead | None = None,
     tolerance: float = 1e-5,
+    ranks: Ranks = ALONE,
 ) -> LinearHead:
     """The head that minimises J for one strength `l2`; see the module for J.
 
     `features_ND` are raw, (N, D), and may be memory-mapped; they are standardised over their N rows. `targets` are (N,) class
     indices, or (N, K) booleans for several labels per image. `weights_N` weigh the images (None: equally). `start` is a
-    head to start from; it changes the time taken, not the answer.
+    head to start from; it changes the time taken, not the answer. Several `ranks` call it with the same and get the same: each
+    reads its part of the rows.
     Raises NotConverged when max |grad J| stays above `tolerance`, DataUnusable for values that cannot be used.
     """
     check_shape(features_ND)
     check_targets(targets, len(features_ND), classes, multi_label=targets.ndim == 2)
     if not l2 > 0:
         raise UsageError(expected="an l2 above 0", got=str(l2), fix="give for example 0.001")
-    design = make_design(features_ND)
+    if by_first(features_ND, ranks):
+        return first_solves(
+            ranks,
+            lambda: solve_head(
+                features_ND, targets, classes=classes, l2=l2, weights_N=weights_N, start=start, tolerance=tolerance
+            ),
+        )
+    design = make_design(features_ND, ranks=ranks)
     weights_11N = check_weights(weights_N, len(features_ND))[None, None]
     loss = make_loss(targets, weights_11N, classes, design)
     theta = None if start is None else lowered(design, start.weight_KD, start.bias_K)
@@ -90,7 +104,7 @@ def solve_head(
 
 def solve_design(
     design: Design,
-    loss: Loss,
+    loss: Loss | BlockLoss,
     start_KR: Tensor | None,
     *,
     classes: int,
@@ -99,9 +113,9 @@ def solve_design(
     decrement: float = DECREMENT,
 ) -> LinearHead:
     """`solve_head` for a design that is at hand and a loss of one weighting of the images."""
-    shape = (classes // loss.logits, loss.logits, design.x_NR.shape[1])
-    theta = design.x_NR.new_zeros(shape) if start_KR is None else start_KR.to(design.x_NR.dtype).reshape(shape)
-    solver = Solver(design, loss, theta)
+    shape = (classes // loss.logits, loss.logits, design.width)
+    theta = torch.zeros(shape, dtype=design.fine) if start_KR is None else start_KR.to(design.fine).reshape(shape)
+    solver = Solver(design, terms_of(design, loss), theta)
     iterations, gradient_norm = 0, np.inf
     for _ in range(ROUNDS):
         iterations += solver.solve(l2, tolerance=tolerance, decrement=decrement, limit=LIMIT - iterations)
@@ -131,18 +145,57 @@ def lowered(design: Design, weight_KD: NDArray[np.float64], bias_K: NDArray[np.f
     return torch.cat([design.lower(torch.from_numpy(weight_KD)), torch.from_numpy(bias_K)[:, None]], dim=1)
 
 
-def make_loss(targets: Targets, weights_FLN: NDArray[np.float64], classes: int, design: Design) -> Loss:
+def make_loss(targets: Targets, weights_FLN: NDArray[np.float64], classes: int, design: Design) -> Loss | BlockLoss:
     """The loss of every weighting of the images: F problems, or F x K (weighting first) for several labels per image.
 
     `weights_FLN` is (F, 1, N), or for several labels also (F, K, N).
     """
-    dtype = design.x_NR.dtype
-    weights = torch.from_numpy(weights_FLN / weights_FLN.sum(axis=2, keepdims=True)).to(dtype)
+    totals_FL1 = weights_FLN.sum(axis=2, keepdims=True)
+    if isinstance(design, Held):
+        return _loss(targets, weights_FLN / totals_FL1, classes, design.dtype)
+    return block_loss(targets, lambda rows: weights_FLN[..., rows], totals_FL1, classes, design)
+
+
+def block_loss(
+    targets: Targets,
+    weights: Callable[[slice], NDArray[np.float64]],
+    totals_FL1: NDArray[np.float64],
+    classes: int,
+    design: Design,
+) -> BlockLoss:
+    """The same, where the weights are made for a block of the rows at a time, and `totals_FL1` are their sums over all rows."""
+    none = _loss(targets[:0], weights(slice(0, 0)), classes, design.dtype)
+    return BlockLoss(
+        logits=none.logits,
+        rows=lambda rows: _loss(targets[rows], weights(rows) / totals_FL1, classes, design.dtype),
+        centred=none.centred,
+    )
+
+
+def _loss(targets: Targets, shares_FLN: NDArray[np.float64], classes: int, dtype: torch.dtype) -> Loss:
+    shares = torch.from_numpy(shares_FLN).to(dtype)
     if targets.ndim == 1:
-        return Softmax(weights_PN=weights[:, 0], targets_N=torch.from_numpy(targets.astype(np.int64)), logits=classes)
+        return Softmax(weights_PN=shares[:, 0], targets_N=torch.from_numpy(targets.astype(np.int64)), logits=classes)
     truth_KN = torch.from_numpy(np.ascontiguousarray(targets.T)).to(dtype)
-    weights_PN = weights.expand(-1, classes, -1).reshape(-1, len(targets))
-    return Sigmoid(weights_PN=weights_PN, targets_PN=truth_KN.repeat(len(weights_FLN), 1))
+    weights_PN = shares.expand(-1, classes, -1).reshape(len(shares) * classes, len(targets))
+    return Sigmoid(weights_PN=weights_PN, targets_PN=truth_KN.repeat(len(shares), 1))
+
+
+def first_solves(ranks: Ranks, solve: Callable[[], Solved]) -> Solved:
+    """What rank 0 solves alone, or the error that it met, on every rank."""
+
+    def attempt() -> Solved | tuple[type[RegraftError], str, str, str]:
+        try:
+            return solve()
+        except (NotConverged, DataUnusable, UsageError) as error:
+            kind = next(one for one in (NotConverged, DataUnusable, UsageError) if isinstance(error, one))
+            return kind, error.expected, error.got, error.fix
+
+    found = ranks.shared(attempt)
+    if isinstance(found, tuple):
+        kind, expected, got, fix = found
+        raise kind(expected=expected, got=got, fix=fix)
+    return found
 
 
 def check_targets(targets: Targets, count: int, classes: int, *, multi_label: bool) -> None:

@@ -10,8 +10,10 @@ from regraft.backbone.features import Columns
 from regraft.cache.store import FeatureRows
 from regraft.errors import UsageError
 from regraft.progress import Progress
+from regraft.ranks import here
 from regraft.strategies import Head
 from regraft.train.path import PathResult, choose_l2
+from regraft.train.standardise import widened
 from regraft.values import FloatArray, HeadChoice
 
 _READ_ROWS = 4096
@@ -39,7 +41,7 @@ def logits_of_rows(features: FeatureRows, weight_KD: FloatArray, bias_K: FloatAr
     """(N, K) logits of rows still on disk, a block at a time, as precise as the weights. They read the first D columns."""
     narrow = features.leading(weight_KD.shape[1])
     parts = (narrow[i : i + _READ_ROWS] for i in range(0, len(narrow), _READ_ROWS))
-    blocks = [part @ weight_KD.T + bias_K for part in parts]
+    blocks = [widened(part) @ weight_KD.T + bias_K for part in parts]
     return np.concatenate(blocks).astype(np.float64) if blocks else np.zeros((0, len(bias_K)))
 
 
@@ -55,6 +57,8 @@ def fit_head(
 ) -> HeadFit:
     """Solve the head for every set of features that `strategy` allows; keep the best by cross-validated likelihood.
 
+    Several processes (`here`) all call it with the same rows, which each of them can read, and get the same head.
+
     Raises NotConverged, DataUnusable.
     """
     kinds = _kinds(strategy, columns)
@@ -69,6 +73,7 @@ def fit_head(
             grid=None if strategy.l2 is None else (strategy.l2,),
             features=kind,
             progress=progress,
+            ranks=here(),
         )
         for kind in kinds
     }

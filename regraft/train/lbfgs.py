@@ -2,8 +2,7 @@
 
     J_p(theta) = loss_p(theta X^T) + l2/2 |theta without its bias column|^2        for p = 1 ... P
 
-* One product X theta^T gives the logits of every problem, one more its gradient: two per iteration, whatever P.
-* Logits along a direction are linear in the step, so the line search needs no product.
+* What the images say, gradients of the loss along lines, comes from `Terms`: of logits in memory, or of passes over the rows.
 * The first guess of the inverse Hessian is H ~ C (x) S, with C the (K, K) mean curvature of the loss by the logits and
   S the covariance of the features (the Kronecker factors of Martens and Grosse, 2015). In the eigenbases of both it is
   diagonal, with entries gamma_k lambda_r + l2, so a new l2 costs nothing.
@@ -19,10 +18,10 @@ import torch
 from torch import Tensor
 
 from regraft.train.design import Design
-from regraft.train.line import Ray
-from regraft.train.loss import Loss, at
+from regraft.train.line import Penalised
+from regraft.train.loss import at
+from regraft.train.terms import Terms
 
-CURVATURE_ROWS = 8192  # images that estimate C; it only steers
 CURVATURE_EVERY = 10  # iterations after which C is estimated anew
 CURVATURE_FLOOR = 1e-5  # of the largest: bounds the steps in directions where the loss has gone flat
 PAIRS, MEMORY_BYTES = 10, 1 << 28  # remembered steps: fewer than PAIRS where they would take more memory
@@ -56,28 +55,28 @@ class _Preconditioner:
 class Solver:
     """The state of P problems, moved from one strength to the next by `solve`. It works on a copy of the `theta_PKR` given.
 
-    `theta_PKR` are the weights with the bias last, `logits_PKN` what they give on every image.
+    `theta_PKR` are the weights with the bias last; `terms` stand at these weights.
     """
 
     design: Design
-    loss: Loss
+    terms: Terms
     theta_PKR: Tensor
-    logits_PKN: Tensor = field(init=False)
     _pull_PKR: Tensor = field(init=False)
     _pairs: list[_Pair] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self.theta_PKR = self.loss.centred(self.theta_PKR).clone()
-        self.refresh()
+        self.theta_PKR = self.terms.centred(self.theta_PKR).clone()
+        self._pull_PKR = self.terms.begin(self.theta_PKR)
 
     def refresh(self) -> None:
-        """Compute logits and gradient from the weights anew, without what rounding has added on the way."""
-        self.logits_PKN = self.design.logits(self.theta_PKR)
-        self._pull_PKR = self.design.pull_back(self.loss.residual(self.logits_PKN, None))
+        """Compute the gradient from the weights anew, without what rounding has added on the way."""
+        if self.terms.drifting:
+            self._pull_PKR = self.terms.begin(self.theta_PKR)
 
     def release(self) -> None:
         """Keep the weights alone; `refresh` before the next `solve`."""
-        self.logits_PKN, self._pull_PKR, self._pairs = torch.empty(0), torch.empty(0), []
+        self.terms.forget()
+        self._pull_PKR, self._pairs = torch.empty(0), []
 
     def gradient(self, l2: float) -> Tensor:
         """The gradient of every J_p, (P, K, R)."""
@@ -99,6 +98,7 @@ class Solver:
             direction = self._direction(gradient, penalty_R, preconditioner, pick)
             slope_P = torch.linalg.vecdot(gradient.flatten(1), direction.flatten(1))
             going_P = (self.design.size(gradient) > tolerance) | (-slope_P / 2 > decrement)
+            direction, slope_P, going_P = self.terms.agreed(direction, slope_P, going_P)
             if not going_P.any():
                 return iteration
             if not going_P.all():
@@ -108,21 +108,17 @@ class Solver:
         return limit
 
     def _step(self, direction: Tensor, slope_P: Tensor, penalty_R: Tensor, pick: Tensor | None) -> None:
-        theta, logits, pull = (at(v, pick) for v in (self.theta_PKR, self.logits_PKN, self._pull_PKR))
-        ray = Ray(
-            logits_PKN=logits,
-            along_PKN=self.design.logits(direction),
+        theta, pull = at(self.theta_PKR, pick), at(self._pull_PKR, pick)
+        line = Penalised(
             slope_P=slope_P,
             penalty_slope_P=(theta * direction * penalty_R).sum(dim=(1, 2)),
             penalty_bend_P=(direction**2 * penalty_R).sum(dim=(1, 2)),
         )
-        step_P, residual = ray.search(self.loss, pick)
+        step_P, new_pull = self.terms.move(theta, direction, line, pick)
         moved = direction * step_P[:, None, None]
-        new_pull = self.design.pull_back(residual)
         self._remember(moved, new_pull - pull, pick)
         rows = slice(None) if pick is None else pick
         self.theta_PKR[rows] = theta + moved
-        self.logits_PKN[rows] = ray.at(step_P)
         self._pull_PKR[rows] = new_pull
 
     def _direction(self, gradient: Tensor, penalty_R: Tensor, preconditioner: _Preconditioner, pick: Tensor | None) -> Tensor:
@@ -139,11 +135,10 @@ class Solver:
         q = preconditioner.apply(q, pick)
         for step, change, inverse_P, share_P in reversed(stack):
             q += (share_P - inverse_P * (change * q).sum(dim=(1, 2), keepdim=True)) * step
-        return self.loss.centred(q.neg_())
+        return self.terms.centred(q.neg_())
 
     def _preconditioner(self, penalty_R: Tensor) -> _Preconditioner:
-        rows = slice(None, None, max(1, self.logits_PKN.shape[-1] // CURVATURE_ROWS))
-        gamma_PK, vectors_PKK = torch.linalg.eigh(self.loss.curvature(self.logits_PKN, rows))
+        gamma_PK, vectors_PKK = torch.linalg.eigh(self.terms.curvature(self.theta_PKR))
         gamma_PK = gamma_PK.clamp_min(CURVATURE_FLOOR * gamma_PK[:, -1:]).clamp_min(1e-12)
         values_PKR = (gamma_PK[..., None] * self.design.eigen_R + penalty_R).clamp_min(1e-30)
         return _Preconditioner(vectors_PKK, values_PKR, self.design.basis_RR)

@@ -20,10 +20,12 @@ from regraft.errors import NotConverged
 from regraft.evaluate.learning import Level, describe_curve
 from regraft.progress import Progress, Silent
 from regraft.train.convex import LinearHead, Targets, make_loss, solve_design
-from regraft.train.design import Steering, make_design
+from regraft.train.design import make_design
 from regraft.train.folds import DECREMENT, TOLERANCE, losses_of
+from regraft.train.held import Steering
 from regraft.train.parts import deal, units_of
 from regraft.train.path import balanced_weights
+from regraft.train.standardise import widened
 from regraft.values import FloatArray, LearningCurve
 
 DIVISORS = (2, 4, 8, 16)
@@ -159,7 +161,7 @@ def _logits(features: FeatureRows | FloatArray, rows: NDArray[np.int64], head: L
     weight_KD, bias_K = head.unstandardised()
     weight_DK, bias_K = weight_KD.T.astype(np.float32), bias_K.astype(np.float32)
     step = max(1, _READ_VALUES // features.shape[1])
-    blocks = [features[rows[start : start + step]] @ weight_DK + bias_K for start in range(0, len(rows), step)]
+    blocks = [widened(features[rows[start : start + step]]) @ weight_DK + bias_K for start in range(0, len(rows), step)]
     return np.concatenate(blocks)
 
 

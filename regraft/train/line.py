@@ -4,6 +4,7 @@ Each J_p is convex along its ray, so the sign of the slope says on which side of
 of J is needed: in float32 slopes keep their digits where differences of nearly equal values lose them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,32 @@ LINE_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Penalised:
+    """Every problem's slope where its ray begins, and the penalty's part of the slope after a step t: a + t b."""
+
+    slope_P: Tensor
+    penalty_slope_P: Tensor
+    penalty_bend_P: Tensor
+
+
+def search(first_P: Tensor, slope_P: Tensor, slope_at: Callable[[Tensor, Tensor | None], Tensor], kept: float) -> Tensor:
+    """Steps where the slope is at most `kept` of `slope_P`, what it was, (P,).
+
+    The steps `first_P` first, then secant steps inside the bracket.
+    `slope_at` gives every problem's slope after the steps given to it; only those of some problems (None: all) are new.
+    """
+    step_P, bracket = first_P, _Bracket(slope_P)
+    now_P = slope_at(step_P, None)
+    for _ in range(LINE_STEPS):
+        steep_P = now_P.abs() > kept * slope_P.abs()
+        if not steep_P.any():
+            break
+        step_P = torch.where(steep_P, bracket.next(step_P, now_P), step_P)
+        now_P = slope_at(step_P, steep_P.nonzero()[:, 0])
+    return step_P
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ray:
     """Every problem's logits Z along its direction A.
 
@@ -24,32 +51,31 @@ class Ray:
 
     logits_PKN: Tensor
     along_PKN: Tensor
-    slope_P: Tensor
-    penalty_slope_P: Tensor
-    penalty_bend_P: Tensor
+    line: Penalised
 
     def at(self, step_P: Tensor) -> Tensor:
         """The logits after a step."""
         return torch.addcmul(self.logits_PKN, self.along_PKN, step_P[:, None, None])
 
     def search(self, loss: Loss, pick: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Steps where the slope is at most SLOPE_KEPT of what it was, (P,), and the loss's residual there.
+        """Steps that `search` finds, (P,), and the loss's residual there.
 
-        Step 1 first, which is right for most Newton-like directions, then secant steps inside the bracket.
+        Step 1 first, which is right for most Newton-like directions.
         """
-        step_P, bracket = torch.ones_like(self.slope_P), _Bracket(self.slope_P)
-        residual_PKN = loss.residual(self.at(step_P), pick)
-        for _ in range(LINE_STEPS):
-            slope_P = (residual_PKN * self.along_PKN).sum(dim=(1, 2)) + self.penalty_slope_P + step_P * self.penalty_bend_P
-            steep_P = slope_P.abs() > SLOPE_KEPT * self.slope_P.abs()
-            if not steep_P.any():
-                break
-            step_P = torch.where(steep_P, bracket.next(step_P, slope_P), step_P)
-            again = steep_P.nonzero()[:, 0]
-            problems = again if pick is None else pick[again]
-            logits = torch.addcmul(at(self.logits_PKN, again), at(self.along_PKN, again), step_P[again, None, None])
-            residual_PKN[again] = loss.residual(logits, problems)
-        return step_P, residual_PKN
+        residual_PKN = torch.empty(0)
+
+        def slope_at(step_P: Tensor, again: Tensor | None) -> Tensor:
+            nonlocal residual_PKN
+            if again is None:
+                residual_PKN = loss.residual(self.at(step_P), pick)
+            else:
+                logits = torch.addcmul(at(self.logits_PKN, again), at(self.along_PKN, again), step_P[again, None, None])
+                residual_PKN[again] = loss.residual(logits, again if pick is None else pick[again])
+            data_P = (residual_PKN * self.along_PKN).sum(dim=(1, 2))
+            return data_P + self.line.penalty_slope_P + step_P * self.line.penalty_bend_P
+
+        first_P = torch.ones_like(self.line.slope_P)
+        return search(first_P, self.line.slope_P, slope_at, SLOPE_KEPT), residual_PKN
 
 
 class _Bracket:

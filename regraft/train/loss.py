@@ -5,6 +5,7 @@ classes is a sum of long vectors. `weights_PN` gives each problem its images: ro
 is how cross-validation folds share one pass.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,10 @@ class Loss(Protocol):
 
     def part(self, problems: slice) -> "Loss":
         """The same loss for some of the problems."""
+        ...
+
+    def rows(self, rows: slice) -> "Loss":
+        """The same loss of some of the images: its sums over them are parts of the whole."""
         ...
 
     def residual(self, logits_PKN: Tensor, problems: Tensor | None) -> Tensor:
@@ -52,6 +57,9 @@ class Softmax:
 
     def part(self, problems: slice) -> "Softmax":
         return Softmax(weights_PN=self.weights_PN[problems], targets_N=self.targets_N, logits=self.logits)
+
+    def rows(self, rows: slice) -> "Softmax":
+        return Softmax(weights_PN=self.weights_PN[:, rows], targets_N=self.targets_N[rows], logits=self.logits)
 
     def residual(self, logits_PKN: Tensor, problems: Tensor | None) -> Tensor:
         residual_PKN = torch.softmax(logits_PKN, dim=1)
@@ -81,6 +89,9 @@ class Sigmoid:
     def part(self, problems: slice) -> "Sigmoid":
         return Sigmoid(weights_PN=self.weights_PN[problems], targets_PN=self.targets_PN[problems])
 
+    def rows(self, rows: slice) -> "Sigmoid":
+        return Sigmoid(weights_PN=self.weights_PN[:, rows], targets_PN=self.targets_PN[:, rows])
+
     def residual(self, logits_PKN: Tensor, problems: Tensor | None) -> Tensor:
         residual_P1N = torch.sigmoid(logits_PKN).sub_(at(self.targets_PN, problems)[:, None])
         return residual_P1N.mul_(at(self.weights_PN, problems)[:, None])
@@ -92,6 +103,18 @@ class Sigmoid:
 
     def centred(self, values_PKR: Tensor) -> Tensor:
         return values_PKR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockLoss:
+    """The loss of images that are taken a block at a time.
+
+    `rows` makes it of a block, so that the weights of every problem and image never stand in memory together.
+    """
+
+    logits: int
+    rows: Callable[[slice], Loss]
+    centred: Callable[[Tensor], Tensor]
 
 
 def at(values: Tensor, pick: Tensor | None) -> Tensor:

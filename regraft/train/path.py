@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from regraft.errors import DataUnusable, UsageError
 from regraft.progress import Progress, Silent
-from regraft.train.convex import LinearHead, Targets, check_targets, make_loss, solve_design
-from regraft.train.design import make_design
+from regraft.ranks import ALONE, Ranks
+from regraft.train.convex import LinearHead, Targets, check_targets, first_solves, make_loss, solve_design
+from regraft.train.design import by_first, make_design
 from regraft.train.folds import FoldSolver
 from regraft.train.standardise import check_shape
 from regraft.values import FloatArray, Strength
@@ -53,6 +54,7 @@ def choose_l2(
     grid: Sequence[float] | None = None,
     features: str = "last",
     progress: Progress = Silent(),
+    ranks: Ranks = ALONE,
 ) -> PathResult:
     """The strength with the smallest cross-validated negative log-likelihood, and the head refitted there on all rows.
 
@@ -64,14 +66,32 @@ def choose_l2(
     that chooses. The likelihood is in nats per image (multi-label: per image and label); a class that no training image
     of a fold has is left out of it there, for it tells nothing of the strength. `grid` replaces GRID; one strength is a way
     to fix it. `features` names the features in `tried`.
+
+    Several `ranks` call it with the same, all rows, and get the same. Each reads and works on its part of the rows, but for
+    fewer images than features, which rank 0 solves.
     Raises NotConverged, DataUnusable, UsageError.
     """
     check_shape(features_ND)
+    if by_first(features_ND, ranks):
+        return first_solves(
+            ranks,
+            lambda: choose_l2(
+                features_ND,
+                targets,
+                folds_N,
+                classes=classes,
+                multi_label=multi_label,
+                balanced=balanced,
+                grid=grid,
+                features=features,
+                progress=progress,
+            ),
+        )
     check_targets(targets, len(features_ND), classes, multi_label=multi_label)
     check_folds(folds_N, len(features_ND))
     strengths = _descending(GRID if grid is None else grid)
     weights_LN = balanced_weights(targets, classes) if balanced else np.ones((1, len(targets)))
-    design = make_design(features_ND)
+    design = make_design(features_ND, ranks=ranks)
     solver = FoldSolver(design, targets, folds_N, weights_LN, classes)
     tried: list[Strength] = []
     with progress.task(f"choosing the regularisation ({features})", len(strengths), "strengths") as task:
