@@ -10,7 +10,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +22,7 @@ from regraft.data.read import read_evaluation, test_source, training_parts
 from regraft.errors import DataUnusable, UsageError
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data
-from regraft.values import Rejected, Sample, Samples, Split
+from regraft.values import INSIDE, ImagePath, Member, Rejected, Sample, Samples, Split
 
 FOLDS = 5
 # Features of that many images make every fold a large problem, and a third of them leaves little noise in the choice.
@@ -210,16 +209,17 @@ def _labels_of(samples: Sequence[Sample]) -> set[str]:
     return {label for sample in samples for label in sample.labels}
 
 
-def _file_identity() -> Callable[[Path], str]:
+def _file_identity() -> Callable[[ImagePath], str]:
     """Tells files apart by where they really are; each folder is looked up once."""
 
     @functools.cache
     def real(folder: str) -> str:
         return os.path.realpath(folder)
 
-    def identity(path: Path) -> str:
-        folder, name = os.path.split(path)
-        return f"{real(folder)}/{name}"
+    def identity(path: ImagePath) -> str:
+        member = isinstance(path, Member)
+        folder, name = os.path.split(path.container if member else path)
+        return f"{folder if member and path.remote else real(folder)}/{name}" + (f"{INSIDE}{path.inner}" if member else "")
 
     return identity
 
