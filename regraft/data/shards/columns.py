@@ -6,8 +6,9 @@ a number is named by the ClassLabel in the schema's metadata where there is one.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -98,7 +99,13 @@ def read_rows(ranges: Ranges, place: str, kind: str, data: Data, *, labelled: bo
             rows = [row for group, cells in table.told(layout) for row in _group_rows(cells, group, layout, place, kind, data)]
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise _damaged(place, error) from error
-    return Rows(tuple(rows))
+    count = Counter(row.member.inner for row in rows)
+    return Rows(tuple(row if count[row.member.inner] == 1 else _by_number(row) for row in rows))
+
+
+def _by_number(row: Row) -> Row:
+    """A row whose name others of its file have too: inside of it, it goes by its number."""
+    return replace(row, member=replace(row.member, inner=f"{row.member.group}-{row.member.offset:06}"))
 
 
 def read_images(ranges: Ranges, place: str, kind: str, group: int, column: str) -> "pa.ChunkedArray":

@@ -25,13 +25,18 @@ MOST_OPEN: Final = 64
 MOST_BYTES: Final = 256 << 20
 
 
+# A file and which state of it, a group of rows, and a column.
+_Key = tuple[str, object, int, str]
+
+
 class _Kept:
     """What is open in this process."""
 
     def __init__(self) -> None:
         self.lock = Lock()
         self.files: OrderedDict[str, Ranges] = OrderedDict()
-        self.groups: OrderedDict[tuple[str, object, int, str], pa.ChunkedArray] = OrderedDict()
+        self.groups: OrderedDict[_Key, tuple[pa.ChunkedArray, int]] = OrderedDict()
+        self.bytes = 0
         self.decoding: dict[str, Lock] = {}
 
 
@@ -126,19 +131,30 @@ def _group(member: Member) -> "pa.ChunkedArray":
         known = _kept.groups.get(key)
         if known is not None:
             _kept.groups.move_to_end(key)
-            return known
+            return known[0]
         one_at_a_time = _kept.decoding.setdefault(member.container, Lock())
     with one_at_a_time:
         with _kept.lock:
             known = _kept.groups.get(key)
         if known is not None:
-            return known
+            return known[0]
         try:
             array = read_images(ranges, member.container, member.kind, member.group, member.column)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise unreadable(error) from None
         with _kept.lock:
-            _kept.groups[key] = array
-            while len(_kept.groups) > 1 and sum(one.nbytes for one in _kept.groups.values()) > MOST_BYTES:
-                _kept.groups.popitem(last=False)
+            _keep(key, array)
     return array
+
+
+def _keep(key: _Key, array: "pa.ChunkedArray") -> None:
+    """Keep a group, and let go of those asked for longest ago, or of what the file held before. With the lock held."""
+    size = int(array.nbytes)
+    _kept.groups[key] = array, size
+    _kept.bytes += size
+    stale = [other for other in _kept.groups if other[0] == key[0] and other[1] != key[1]]
+    for other in stale:
+        _kept.bytes -= _kept.groups.pop(other)[1]
+    while len(_kept.groups) > 1 and _kept.bytes > MOST_BYTES:
+        _, (_, gone) = _kept.groups.popitem(last=False)
+        _kept.bytes -= gone

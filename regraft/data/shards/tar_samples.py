@@ -56,8 +56,9 @@ def read_tar(ranges: Ranges, place: str, classes: Sequence[str] | None) -> Items
 
 
 def image_members(ranges: Ranges, place: str) -> list[Member]:
-    """Every image of an archive, in its order, whatever is said of it. Raises as `read_tar` does."""
-    return [_member(entry, place) for entry in _sorted_out(list_tar(ranges, place).entries)[0]]
+    """Every image of an archive, in its order, one of each name, whatever is said of it. Raises as `read_tar` does."""
+    images = (_member(entry, place) for entry in _sorted_out(list_tar(ranges, place).entries)[0])
+    return [*{member.inner: member for member in reversed([*images])}.values()][::-1]
 
 
 def key_of(name: str) -> str:
