@@ -1,7 +1,6 @@
 """regraft shard: labelled images into tar archives."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,7 +19,7 @@ from regraft.cli.options import (
 
 def shard(
     data: Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the archives.", show_default=False)],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A new folder for the archives.", show_default=False)],
     size: Annotated[
         str, typer.Option("--size", metavar="SIZE", help="About so large each archive is at most: 500MB, 1GB.")
     ] = "1GB",

@@ -52,7 +52,7 @@ def read_shards(data: Data, shards: Sequence[Shard], *, progress: Progress = Sil
     several = any(item.several for items in found for item in items.items)
     pairs = [(shard, item) for shard, items in zip(shards, found, strict=True) for item in items.items]
     named = _named(pairs)
-    bare = [name for name, (_, item) in zip(named, pairs, strict=True) if not item.labels and not several]
+    bare = [name for name, (_, item) in zip(named, pairs, strict=True) if not (item.labels or several or item.member.trouble)]
     samples = [
         Sample(
             path=item.member,
@@ -62,9 +62,10 @@ def read_shards(data: Data, shards: Sequence[Shard], *, progress: Progress = Sil
             group=item.group,
         )
         for name, (shard, item) in zip(named, pairs, strict=True)
-        if item.labels or several
+        # What cannot be opened is kept, to be set aside with its reason.
+        if item.labels or several or item.member.trouble
     ]
-    if pairs and not samples:
+    if bare and not any(sample.labels for sample in samples):
         raise _unlabelled(data, bare)
     return Found(
         root=Path(str(data.path)),
@@ -152,13 +153,16 @@ def _through(shards: Sequence[Shard], read: Callable[[Shard, Ranges], Made], pro
 
 def _named(pairs: Sequence[tuple[Shard, Item]]) -> list[str]:
     """The name of each image, all different: as told, with its shard before it where several are called so."""
-    given = [item.name for _, item in pairs]
-    count = Counter(given)
-    told = [
-        name if name and count[name] == 1 else f"{_called(shard)}/{name or item.member.inner}"
-        for name, (shard, item) in zip(given, pairs, strict=True)
-    ]
-    return sample_names(told)
+    # What cannot be opened takes no name from what can.
+    count = Counter(item.name for _, item in pairs if item.member.trouble is None)
+    return sample_names(
+        [
+            item.name
+            if item.name and count[item.name] == (item.member.trouble is None)
+            else f"{_called(shard)}/{item.name or item.member.inner}"
+            for shard, item in pairs
+        ]
+    )
 
 
 def _called(shard: Shard) -> str:
