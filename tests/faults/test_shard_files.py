@@ -65,7 +65,7 @@ BAD_NAMES = [
     "C:\\evil.png",
     "C:evil.png",
     "a/../../evil.png",
-    "..\\evil.png",
+    "b\\..\\..\\evil.png",
     "\\\\host\\evil.png",
 ]
 IMAGE = picture(99)
