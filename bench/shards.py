@@ -3,8 +3,9 @@
     python bench/shards.py FOLDER [--images N] [--size 1GB] [--repeats 3]
 
 FOLDER holds class folders, with or without train/ and test/ (`python bench/data.py OUT fashion` makes one). With --images a
-part of it is taken, spread over all. The archives are written and read in a temporary folder. Each fit is a process of its own with
-an empty cache, but for the choice of the engine, which one fit before the others makes for all; folder and archives take turns.
+part of it is taken, spread over all. The archives are written and read in a temporary folder. Each fit is a process of its own
+with an empty cache, but for the choice of the engine, which one fit before the others makes for all; folder and archives take
+turns.
 `images_per_s` counts the seconds of reading and of the pass; `ratio` is the median of the archives' to the folder's, turn by
 turn. `same_head`: model.safetensors has the same bytes in all runs.
 """

@@ -19,8 +19,18 @@ C channels.
 """
 GROUPS = {
     "Functions": (
-        "fit", "load", "pretrained", "inspect", "rank", "audit", "extend", "compare", "explain", "rebuild_report", "shard",
-    ),  # fmt: skip
+        "fit",
+        "load",
+        "pretrained",
+        "inspect",
+        "rank",
+        "audit",
+        "extend",
+        "compare",
+        "explain",
+        "rebuild_report",
+        "shard",
+    ),
     "Models": ("Fitted", "FittedPixels", "ImageClassifier"),
     "Strategies": ("Head", "Partial", "Full", "Norm", "Gradual", "Scratch", "Auto", "Decoding", "Training"),
     "What a person chooses": ("Data", "Own", "Recipe"),
