@@ -25,12 +25,12 @@ from typing import BinaryIO, Final
 
 from regraft.artifact.durable import sync_folder
 from regraft.cache.store import default_folder
+from regraft.data.container import in_memory, inspect
 from regraft.data.decode import read_image
 from regraft.data.materialise import on_disk
 from regraft.data.problem import Problem
 from regraft.data.read import read_more
 from regraft.data.scan import rejection_notes
-from regraft.data.sniff import sniff
 from regraft.data.walk import IMAGE_SUFFIXES, suffix_of
 from regraft.errors import DataUnusable, ImageRejected, OutputExists, UsageError
 from regraft.progress import Progress, Silent
@@ -183,8 +183,8 @@ class _Writer:
     def add(self, sample: Sample, key: str) -> None:
         try:
             image = read_image(sample.path, sample.name)
-            ending = suffix_of(sample.name)
-            ending = ending if ending in IMAGE_SUFFIXES else _ENDINGS[sniff(image[:64])]
+            # An image elsewhere has not been looked at before.
+            header = inspect(in_memory(image), len(image))
         except ImageRejected as error:
             reason = error.got.removeprefix(f"{sample.name}: ")
             self.rejected.append(Rejected(path=sample.path, name=sample.name, code=error.code, reason=reason))
@@ -192,6 +192,7 @@ class _Writer:
         except Problem as problem:
             self.rejected.append(Rejected(path=sample.path, name=sample.name, code=problem.code, reason=problem.got))
             return
+        ending = suffix_of(sample.name) if suffix_of(sample.name) in IMAGE_SUFFIXES else _ENDINGS[header.format]
         files = [(f"{key}.json", _told(sample, self._several)), (f"{key}{ending}", image)]
         if not self._several:
             files.insert(0, (f"{key}.cls", str(self._number[sample.labels[0]]).encode()))

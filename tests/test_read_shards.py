@@ -5,7 +5,9 @@ import json
 import pickle
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -348,6 +350,53 @@ def test_an_s3_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         server.stop()
 
 
+class Ranged(BaseHTTPRequestHandler):
+    """A plain web server of one folder; `ranges`: it can send a part of a file."""
+
+    folder, ranges = Path(), True
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.wfile.write(self.answer())
+
+    def answer(self) -> bytes:
+        path = self.folder / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_error(404)
+            return b""
+        data, code = path.read_bytes(), 200
+        if self.ranges and (asked := self.headers.get("Range")):
+            first, last = asked.removeprefix("bytes=").split("-")
+            data, code = data[int(first) : int(last) + 1], 206
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        return data
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_web_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(ranges, "WINDOW", 5000)
+    shard(as_folder(tmp_path / "photos", MADE), tmp_path / "shards", size=12_000)
+    monkeypatch.setattr(Ranged, "folder", tmp_path / "shards")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ranged) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/train-{{000000..000003}}.tar"
+        here = read(f"{tmp_path}/shards/train-00000[0-3].tar", test="none")
+        assert known(read(url, test="none")) == known(here)
+        monkeypatch.setattr(Ranged, "ranges", False)
+        with pytest.raises(DataUnusable, match="a server has to serve ranges"):
+            read(url, test="none")
+        with pytest.raises(DataUnusable, match="nothing at http"):
+            read(url.replace("train", "gone"))
+        server.shutdown()
+
+
 @pytest.mark.parametrize(
     ("source", "error", "said"),
     [
@@ -394,6 +443,9 @@ def test_folders_that_hold_no_shards(tmp_path: Path) -> None:
     write(tmp_path / "photos/train/backup.tar", tar_of({"x.txt": b""}))
     assert find_shards(tmp_path / "photos") == ()
     assert len(read(tmp_path / "photos").samples) == len(MADE)
+    write(write(tmp_path / "loose/a.tar", tar_of(with_cls({"a": "cat"}))).parent / "b.png", picture(0))
+    assert find_shards(tmp_path / "loose") == ()
+    assert [*expand_inputs([str(tmp_path / "loose")]).paths] == [str(tmp_path / "loose/b.png")]
     (tmp_path / "link").mkdir()
     (tmp_path / "link" / "a.tar").symlink_to(write(tmp_path / "a.tar", tar_of(with_cls({"a": "cat"}))))
     assert find_shards(tmp_path / "link") == ()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from regraft.data.problem import Problem, truncated
 from regraft.data.shards.columns import read_images
-from regraft.data.shards.ranges import LocalRanges, Ranges, Stretch, open_ranges, stamp_of, unreadable
+from regraft.data.shards.ranges import LocalRanges, Ranges, RemoteRanges, Stretch, open_ranges, stamp_of, unreadable
 from regraft.errors import RegraftError
 from regraft.values import Member
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+# Files of this machine cost a number each, those elsewhere the windows that are kept of them.
 MOST_OPEN: Final = 64
+MOST_REMOTE: Final = 6
 # Rows of Parquet and Arrow are decoded in groups; so much of them is kept, and always the group asked for last.
 MOST_BYTES: Final = 256 << 20
 
@@ -69,8 +71,10 @@ def opened(place: str, *, anew: bool = False) -> Ranges:
     with _kept.lock:
         _kept.files[place] = found
         # Whoever still reads from one that is dropped here keeps it open.
-        while len(_kept.files) > MOST_OPEN:
-            _kept.files.popitem(last=False)
+        for kind, most in ((LocalRanges, MOST_OPEN), (RemoteRanges, MOST_REMOTE)):
+            of_kind = [name for name, file in _kept.files.items() if isinstance(file, kind)]
+            for name in of_kind[: max(0, len(of_kind) - most)]:
+                del _kept.files[name]
     return found
 
 

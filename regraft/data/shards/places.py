@@ -18,7 +18,7 @@ from regraft.data.names import listing, printable
 from regraft.data.shards.columns import base_of, holds_images
 from regraft.data.shards.ranges import store_of, unreachable
 from regraft.data.tabular import PARQUET_SUFFIXES
-from regraft.data.walk import is_junk, suffix_of, unlistable
+from regraft.data.walk import IMAGE_SUFFIXES, is_junk, suffix_of, unlistable
 from regraft.errors import DataUnusable, UsageError
 from regraft.recipe import is_url
 from regraft.values import Part
@@ -97,7 +97,7 @@ def _compressed(files: Sequence[str]) -> DataUnusable:
 
 
 def _of_folder(folder: Path) -> tuple[Shard, ...]:
-    """Shards of a folder, and of the parts' folders in it. () where any other folder is in it: that may be a class."""
+    """Shards of a folder, and of the parts' folders in it. () where an image or any other folder is in it, maybe a class."""
     files = list[str]()
     for path, is_folder in _entries(folder):
         if not is_folder:
@@ -109,6 +109,8 @@ def _of_folder(folder: Path) -> tuple[Shard, ...]:
             files += [str(file) for file, _ in inside]
         else:
             return ()
+    if any(suffix_of(file) in IMAGE_SUFFIXES for file in files):
+        return ()
     shards = _checked([file for file in files if not file.lower().endswith(COMPRESSED)])
     if not shards and (packed := [file for file in files if file.lower().endswith(COMPRESSED)]):
         raise _compressed(packed)

@@ -24,6 +24,7 @@ _ZERO = bytes(BLOCK)
 _KINDS: Final = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
 _SPARSE, _FOLDERS, _FILES = (b"S",), (b"5", b"D"), (b"0", b"\0", b"7")
 _SET_ID = 0o6000
+_OCTAL = re.compile(rb" *([0-7]*)(?: *\0| *$)")
 _DRIVE = re.compile(r"[A-Za-z]:")
 # The first bytes of what is called .tar and is none.
 _OTHERS: Final = (
@@ -214,6 +215,8 @@ def _trouble(header: bytes, kind: bytes, name: str, *, sparse: bool) -> tuple[st
 
 def unsafe_name(name: str) -> tuple[str, str] | None:
     """Why a name in an archive is none of a file below its folder, or None."""
+    if ".." not in name and "\\" not in name and ":" not in name and "\0" not in name and name.strip("/.") and name[0] != "/":
+        return None  # nearly all of them
     if not name.strip("/.") or "\0" in name:
         return "unsafe_name", "a name that is empty or has a NUL"
     if name.startswith(("/", "\\")) or _DRIVE.match(name):
@@ -239,12 +242,12 @@ def _plain_name(header: bytes) -> bytes:
 
 def _sums_up(header: bytes) -> bool:
     """Whether the bytes of a header, with blanks for the sum itself, add up to the sum that it has."""
-    said = _number(header[148:156])
-    rest = header[:148] + header[156:]
-    if said == sum(rest) + 8 * 32:
+    own = header[148:156]
+    said, real = _number(own), sum(header) - sum(own) + len(own) * 32
+    if said == real:
         return True
     # Some old programs took bytes for signed.
-    return said == sum(byte - 256 if byte > 127 else byte for byte in rest) + 8 * 32
+    return said == real - 256 * sum(byte > 127 for byte in header[:148] + header[156:])
 
 
 def _number(field: bytes) -> int | None:
@@ -252,10 +255,8 @@ def _number(field: bytes) -> int | None:
     if field[0] in (0x80, 0xFF):
         value = int.from_bytes(field[1:], "big")
         return value - (1 << 8 * (len(field) - 1)) if field[0] == 0xFF else value
-    text = field.split(b"\0", 1)[0].strip()
-    if not text:
-        return 0
-    return int(text, 8) if text.isdigit() and not {*b"89"} & {*text} else None
+    digits = _OCTAL.match(field)
+    return int(digits[1] or b"0", 8) if digits else None
 
 
 def said_of(troubled: list[Entry]) -> str:
