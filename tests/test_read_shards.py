@@ -18,6 +18,7 @@ from regraft.data.decode import check_header, decode_image, read_image
 from regraft.data.read import read_evaluation, read_samples
 from regraft.data.shards import containers, ranges
 from regraft.data.shards.places import expand, find_shards, part_of, title_of
+from regraft.data.split import split_samples
 from regraft.errors import DataUnusable, ImageRejected, TooManyUnreadable, UnknownClass, UsageError
 from regraft.inputs import checked_paths, expand_inputs
 from regraft.recipe import Data, located
@@ -302,6 +303,21 @@ def test_a_store_of_objects(tmp_path: Path, store: str, monkeypatch: pytest.Monk
     assert known(read("memory://bucket/rows")) == expected
 
 
+def test_a_test_set_of_its_own(tmp_path: Path, store: str) -> None:
+    shard(as_folder(tmp_path / "photos", MADE), tmp_path / "shards")
+    upload(tmp_path / "shards", store)
+    train = tmp_path / "shards/train-000000.tar"
+    for test in (tmp_path / "shards/test-000000.tar", f"{store}/test-*.tar"):
+        data = Data(path=train, test=test)
+        split = split_samples(read_samples(data), data, 0)
+        assert (len(split.train), len(split.test), str(test) in split.how) == (8, 8, True)
+    data = Data(path=train, test=str(train))
+    with pytest.raises(DataUnusable, match="training images that are not in the test set"):
+        split_samples(read_samples(data), data, 0)
+    with pytest.raises(DataUnusable, match="nothing at"):
+        read_samples(Data(path=train, test="gone.tar"))
+
+
 def test_windows_are_fetched_once_in_order(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
@@ -386,8 +402,9 @@ def test_a_web_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ranged, "folder", tmp_path / "shards")
     with ThreadingHTTPServer(("127.0.0.1", 0), Ranged) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/train-{{000000..000003}}.tar"
-        here = read(f"{tmp_path}/shards/train-00000[0-3].tar", test="none")
+        last = max(path.stem for path in (tmp_path / "shards").glob("train-*.tar")).removeprefix("train-")
+        url = f"http://127.0.0.1:{server.server_port}/train-{{000000..{last}}}.tar"
+        here = read(f"{tmp_path}/shards/train-*.tar", test="none")
         assert known(read(url, test="none")) == known(here)
         monkeypatch.setattr(Ranged, "ranges", False)
         with pytest.raises(DataUnusable, match="a server has to serve ranges"):
