@@ -10,7 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from regraft.data.problem import Problem, truncated
-from regraft.data.shards.columns import read_images
+from regraft.data.shards.groups import read_images
 from regraft.data.shards.ranges import LocalRanges, Ranges, RemoteRanges, Stretch, open_ranges, stamp_of, unreadable
 from regraft.errors import RegraftError
 from regraft.values import Member

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from regraft.data.found import PARTS
 from regraft.data.names import listing, printable
-from regraft.data.shards.columns import base_of, holds_images
+from regraft.data.shards.layout import holds_images
 from regraft.data.shards.ranges import store_of, unreachable
 from regraft.data.tabular import PARQUET_SUFFIXES
 from regraft.data.walk import IMAGE_SUFFIXES, is_junk, suffix_of, unlistable
@@ -78,6 +78,11 @@ def part_of(place: str) -> Part | None:
     word = _FIRST_WORD.match(base_of(place))
     names = [word.group() if word else "", *parts[-2:-1], *(parts[-3:-2] if parts[-2:-1] == [_BETWEEN] else [])]
     return next((PARTS[name.casefold()] for name in names if name.casefold() in PARTS), None)
+
+
+def base_of(place: str) -> str:
+    """What a file is called without its folder and ending."""
+    return os.path.splitext(place.replace("\\", "/").rpartition("/")[2])[0]  # noqa: PTH122 (a URL is no Path)
 
 
 def _checked(files: Sequence[str]) -> tuple[Shard, ...]:

@@ -11,9 +11,9 @@ from typing import Final, TypeVar
 from regraft.data.found import PARTS, Found
 from regraft.data.names import count_of, listing, printable, sample_names, shown
 from regraft.data.problem import Problem
-from regraft.data.shards.columns import Row, Rows, base_of, read_rows
+from regraft.data.shards.columns import Row, Rows, read_rows
 from regraft.data.shards.containers import opened
-from regraft.data.shards.places import Shard, find_shards, title_of
+from regraft.data.shards.places import Shard, base_of, find_shards, title_of
 from regraft.data.shards.ranges import Ranges, store_of
 from regraft.data.shards.tar_samples import Item, Items, image_members, read_tar
 from regraft.errors import DataUnusable, UsageError, first_line

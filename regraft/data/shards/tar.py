@@ -157,8 +157,8 @@ class _Reader:
 
     def _pax(self, at: int, size: int) -> dict[str, bytes]:
         """The records "length key=value" of an extended header (POSIX.1-2001, pax)."""
-        data, found, start = self._payload(at, size), dict[str, bytes](), 0
-        while start < len(data.rstrip(b"\0")):
+        data, found, start = self._payload(at, size).rstrip(b"\0"), dict[str, bytes](), 0
+        while start < len(data):
             length, _, _ = data[start : start + 20].partition(b" ")
             end = start + int(length) if length.isdigit() else start
             key, equals, value = data[start + len(length) + 1 : end].partition(b"=")
