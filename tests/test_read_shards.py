@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from shard_files import as_folder, picture, pictures, tar_of
 
-from regraft.data.decode import check_header, decode_image, read_image
+from regraft.data.decode import check_header, decode_image, read_image, read_upright_size
 from regraft.data.read import read_evaluation, read_samples
 from regraft.data.shards import containers, ranges
 from regraft.data.shards.places import expand, find_shards, part_of, title_of
@@ -151,7 +151,7 @@ def test_members_from_many_threads_and_after_a_copy(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
             assert [*pool.map(read_image, copies)] == [MADE[sample.name] for sample in samples]
-    assert all(decode_image(path).pixels.size == (24, 24) for path in copies)
+    assert all(decode_image(path).pixels.size == read_upright_size(path) == (24, 24) for path in copies)
 
 
 def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

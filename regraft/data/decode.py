@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import IO, NamedTuple, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,7 +164,7 @@ def read_upright_size(path: ImagePath, name: str = "") -> tuple[int, int]:
         read = on_disk(file)
         header = inspect(read, checked_size(file))
         file.seek(0)
-        image = _PLUGINS[header.format](file)
+        image = _PLUGINS[header.format](cast(IO[bytes], file))
         # Pillow learns what stands behind the pixels of a PNG only by decoding them.
         if header.format == "PNG" and (exif := find_exif(read)):
             image.info["exif"] = exif

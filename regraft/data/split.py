@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -217,9 +218,11 @@ def _file_identity() -> Callable[[ImagePath], str]:
         return os.path.realpath(folder)
 
     def identity(path: ImagePath) -> str:
-        member = isinstance(path, Member)
-        folder, name = os.path.split(path.container if member else path)
-        return f"{folder if member and path.remote else real(folder)}/{name}" + (f"{INSIDE}{path.inner}" if member else "")
+        if isinstance(path, Member):
+            place = path.container if path.remote else identity(Path(path.container))
+            return f"{place}{INSIDE}{path.inner}"
+        folder, name = os.path.split(path)
+        return f"{real(folder)}/{name}"
 
     return identity
 

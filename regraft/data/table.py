@@ -13,6 +13,7 @@ import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from regraft.data.found import PARTS, Found
@@ -183,5 +184,5 @@ def _row_notes(rows: Sequence[_Row], merged: Sequence[_Row]) -> list[str]:
 
 def link_notes(samples: Sequence[Sample]) -> list[str]:
     """A line about the images that are symbolic links."""
-    links = [sample.name for sample in samples if os.path.islink(sample.path)]  # noqa: PTH114
+    links = [s.name for s in samples if isinstance(s.path, Path) and os.path.islink(s.path)]  # noqa: PTH114
     return [f"{count_of(len(links), 'image')} read through symbolic links: {listing(links, 5)}"] if links else []

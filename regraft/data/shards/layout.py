@@ -87,7 +87,7 @@ def layout_of(schema: "pa.Schema", place: str, data: Data, *, labelled: bool) ->
 def _label_column(schema: "pa.Schema", features: Mapping[str, Any], data: Data, place: str) -> str:
     if data.label_column in schema.names:
         return data.label_column
-    known = [name for name in schema.names if _class_names(features.get(name)) is not None]
+    known: list[str] = [name for name in schema.names if _class_names(features.get(name)) is not None]
     if len(known) == 1:
         return known[0]
     meant = guess(data.label_column, schema.names)

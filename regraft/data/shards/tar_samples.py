@@ -146,14 +146,14 @@ def _payload(ranges: Ranges, place: str, entry: Entry) -> bytes:
 def _labels(label: object, place: str, name: str, classes: Sequence[str] | None) -> tuple[str, ...]:
     """The sorted class names that a label stands for."""
     every = label if isinstance(label, list) else [label]
-    if unfit := [one for one in every if not isinstance(one, str | int | float | bool)]:
-        _refuse(place, name, f"a label of type {type(unfit[0]).__name__}", "give labels as text or numbers")
     texts = [_named(one, place, name, classes) for one in every]
     return tuple(sorted({check_class_name(text, f"{place}::{name}") for text in texts if text or not isinstance(label, list)}))
 
 
-def _named(label: str | float, place: str, name: str, classes: Sequence[str] | None) -> str:
+def _named(label: object, place: str, name: str, classes: Sequence[str] | None) -> str:
     """The name of a class: of a number the one in the list of classes, else the number as text."""
+    if not isinstance(label, str | int | float):
+        _refuse(place, name, f"a label of type {type(label).__name__}", "give labels as text or numbers")
     if isinstance(label, bool | str):
         return str(label).strip()
     if isinstance(label, float) and not label.is_integer():
