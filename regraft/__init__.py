@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from regraft.recipe import Data, Own, Recipe
     from regraft.report.write import rebuild_report
     from regraft.saved import load
+    from regraft.sharding import Sharded, shard
     from regraft.strategies import Auto, Decoding, Full, Gradual, Head, Norm, Partial, Scratch, Training
     from regraft.values import (
         Evaluation,
@@ -89,6 +90,7 @@ __all__ = [
     "SavedModelRefused",
     "Scores",
     "Scratch",
+    "Sharded",
     "Suggestion",
     "Suggestions",
     "Training",
@@ -105,6 +107,7 @@ __all__ = [
     "pretrained",
     "rank",
     "rebuild_report",
+    "shard",
 ]
 
 _HOMES = {
@@ -135,6 +138,7 @@ _HOMES = {
     "regraft.recipe": ("Data", "Own", "Recipe"),
     "regraft.report.write": ("rebuild_report",),
     "regraft.saved": ("load",),
+    "regraft.sharding": ("Sharded", "shard"),
     "regraft.strategies": ("Auto", "Decoding", "Full", "Gradual", "Head", "Norm", "Partial", "Scratch", "Training"),
     "regraft.values": (
         "Evaluation",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regraft.data.decode import decode_image
+from regraft.data.shards.read import resolve
 from regraft.errors import ImageRejected, UsageError
 from regraft.mask_files import label_png, overlay_png, probability_png, write_probabilities
 from regraft.mask_names import OVERLAYS, PROBABILITIES, MaskNames
@@ -22,6 +23,7 @@ from regraft.palette import palette_of
 from regraft.replacing import cannot_write, replacing
 from regraft.rows import csv_line, rounded
 from regraft.segments import Kind, PixelAnswer
+from regraft.values import ImagePath
 
 JOURNAL: Final = "answers.jsonl"
 CLASSES: Final = "classes.csv"
@@ -149,7 +151,7 @@ class AnswerFolder:
         overlay = ""
         if wanted.overlays:
             try:
-                pixels = _small(Path(answer.path))
+                pixels = _small(resolve([answer.path])[0])
             except ImageRejected as error:
                 return PixelRow(path=answer.path, status="failed", reason=error.got)
             overlay = self._put(f"{OVERLAYS}/{name}.png", overlay_png(pixels, labels_HW, wanted.classes, self._palette))
@@ -187,7 +189,7 @@ class AnswerFolder:
         return row.status == "ok" and all(name and (self.folder / name).is_file() for name in wanted)
 
 
-def _small(path: Path) -> NDArray[np.uint8]:
+def _small(path: ImagePath) -> NDArray[np.uint8]:
     """The image as large as its overlay. Raises ImageRejected."""
     image = decode_image(path, smallest_side=OVERLAY_SIDE).pixels
     image.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE), Image.Resampling.LANCZOS)

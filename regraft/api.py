@@ -16,7 +16,7 @@ from regraft.pipeline import fit as run_pipeline
 from regraft.pixel_pipeline import fit as run_pixels
 from regraft.place import next_to, place_run, reserved
 from regraft.progress import Progress, Silent
-from regraft.recipe import DEFAULT_BACKBONE, DEFAULT_LOSS, Data, Device, Own, Recipe
+from regraft.recipe import DEFAULT_BACKBONE, DEFAULT_LOSS, Data, Device, Own, Recipe, located
 from regraft.saved import load
 from regraft.strategies import Auto, Decoding, Full, Gradual, Head, Norm, Partial, Scratch, Strategy
 from regraft.train.checkpoints import Resume
@@ -82,7 +82,8 @@ def fit(
     Where `data` is a `Data` with the task "saliency" or "semantic", every pixel has an answer: what comes back is a
     `FittedPixels`, and `decoder` and `loss` are those of `Recipe`.
 
-    `data` is a folder of class folders or a CSV or Parquet table; a `Data` says more about how to read it. `test` is "auto"
+    `data` is a folder of class folders, a CSV or Parquet table or shards (tar archives, Parquet or Arrow files with the images
+    inside), a pattern or a URL of these; a `Data` says more about how to read it. `test` is "auto"
     (what `data` says: by default its own test part, else 20 % held out), "none" or another folder or table. `out` is runs/NAME
     by default, runs/NAME-2 and so on where there are runs already; `overwrite` replaces an earlier run instead. `size` is the
     input side in pixels. `backbone` is a name, or a network of your own: a module, taken to expect what ImageNet's networks
@@ -98,7 +99,7 @@ def fit(
     check_types(data=data, test=test, size=size, seed=seed, strategy=strategy, backbone=backbone, out=out, cache=cache)
     check_types(trust=trust, head_path=head_path, channels=channels, start_from=start_from, tta=tta, resume=resume)
     check_types(tensorboard=tensorboard, cache_limit=cache_limit, max_error=max_error, coverage=coverage, exclude=exclude)
-    chosen = replace(data, path=Path(data.path)) if isinstance(data, Data) else Data(path=Path(data))
+    chosen = data if isinstance(data, Data) else Data(path=data)
     if isinstance(strategy, Decoding) and chosen.task == "classification":
         raise UsageError(
             expected="Decoding with a task whose every pixel has an answer",
@@ -161,9 +162,9 @@ def audit(
     Arguments as `fit` takes them. Images that cannot be read are left out, however many. Raises what `fit` raises.
     """
     check_types(data=data, test=test, seed=seed, backbone=backbone, cache=cache, exclude=exclude)
-    chosen = data if isinstance(data, Data) else Data(path=Path(data), test=test, skip_bad=True)
+    chosen = data if isinstance(data, Data) else Data(path=data, test=test, skip_bad=True)
     recipe = Recipe(
-        data=replace(chosen, path=Path(chosen.path), exclude=Path(exclude) if exclude is not None else chosen.exclude),
+        data=replace(chosen, exclude=Path(exclude) if exclude is not None else chosen.exclude),
         backbone=Own(module=backbone) if isinstance(backbone, nn.Module) else backbone,
         weights=None if weights is None else str(weights),
         seed=seed,
@@ -189,10 +190,10 @@ def extend(
     Raises UsageError where they are not, or where the run's network was trained; SavedModelRefused; what `fit` raises.
     """
     check_types(out=out, cache=cache)
-    place = place_run(Path(more), Path(out) if out else next_to(Path(run)), overwrite=overwrite)
+    place = place_run(located(more), Path(out) if out else next_to(Path(run)), overwrite=overwrite)
     folder = None if cache is None else Path(cache)
     with reserved(place.folder):
-        return run_extend(Path(run), Path(more), place.folder, cache=folder, device=device, progress=progress)
+        return run_extend(Path(run), located(more), place.folder, cache=folder, device=device, progress=progress)
 
 
 def check_types(of: str = "fit", /, **given: object) -> None:

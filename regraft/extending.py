@@ -44,7 +44,7 @@ class _Sides:
 
 def extend(
     run: Path,
-    more: Path,
+    more: str | Path,
     out: Path,
     *,
     cache: Path | None = None,
@@ -185,7 +185,7 @@ def _sides(kept: KeptImages, new: Sequence[Sample], groups: Mapping[str, str], s
     )
 
 
-def _split(run: Path, more: Path, classes: tuple[str, ...], multi_label: bool, sides: _Sides, seed: int) -> Split:
+def _split(run: Path, more: str | Path, classes: tuple[str, ...], multi_label: bool, sides: _Sides, seed: int) -> Split:
     bare = [name for name in classes if not any(name in sample.labels for sample in sides.train)]
     if bare:
         raise DataUnusable(

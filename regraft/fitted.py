@@ -34,6 +34,7 @@ from regraft.train.suggest import KEPT, choose_next, doubts, gather
 from regraft.values import (
     AbstainRule,
     Evaluation,
+    ImagePath,
     Prediction,
     Predictions,
     Rejected,
@@ -122,11 +123,13 @@ class Fitted:
         logits_NK, rest = rows[:, : len(self.classes)], rows[:, len(self.classes) :]
         return logits_NK, rest[:, 0] if rest.shape[1] else None
 
-    def _ask(self, items: Sequence[tuple[Path, str]], device: Device, progress: Progress) -> Iterator[NDArray[Any] | Rejected]:
+    def _ask(
+        self, items: Sequence[tuple[ImagePath, str]], device: Device, progress: Progress
+    ) -> Iterator[NDArray[Any] | Rejected]:
         return logits_of(items, self._module, self.backbone.preprocess, device=device, progress=progress)
 
     def predict(
-        self, paths: Iterable[str | Path], *, top_k: int = 5, device: Device = "auto", progress: Progress = Silent()
+        self, paths: Iterable[str | ImagePath], *, top_k: int = 5, device: Device = "auto", progress: Progress = Silent()
     ) -> list[Prediction]:
         """The `top_k` classes of each image with their probabilities, one Prediction per path, in order.
 
@@ -135,7 +138,7 @@ class Fitted:
         return list(self.iter_predict(paths, top_k=top_k, device=device, progress=progress))
 
     def iter_predict(
-        self, paths: Iterable[str | Path], *, top_k: int = 5, device: Device = "auto", progress: Progress = Silent()
+        self, paths: Iterable[str | ImagePath], *, top_k: int = 5, device: Device = "auto", progress: Progress = Silent()
     ) -> Iterator[Prediction]:
         """`predict`, each answer as soon as it is there. All paths are taken before the first image is read."""
         items = checked_paths(paths)
@@ -158,7 +161,7 @@ class Fitted:
 
     def suggest(
         self,
-        paths: Iterable[str | Path],
+        paths: Iterable[str | ImagePath],
         count: int = 100,
         *,
         seed: int = 0,
@@ -215,7 +218,7 @@ class Fitted:
 
         Classes are matched by name. Raises UnknownClass, DataUnusable, TooManyUnreadable.
         """
-        named = data if isinstance(data, Data) else Data(path=Path(data))
+        named = data if isinstance(data, Data) else Data(path=data)
         data = on_disk(named, default_folder(), progress=progress)
         samples = read_evaluation(data, self.classes, multi_label=self.multi_label, progress=progress)
         items = [(sample.path, sample.name) for sample in samples.samples]

@@ -28,7 +28,7 @@ from regraft.segments import Kind, MaskMap, PixelAnswer, PixelCounts, PixelEvalu
 from regraft.task.classify import groups_of
 from regraft.tiling import Answer, Ask, answer_image, asking
 from regraft.train.pixel_network import PixelHead
-from regraft.values import Rejected, Sample
+from regraft.values import ImagePath, Rejected, Sample
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -84,7 +84,7 @@ class FittedPixels:
 
     def predict(
         self,
-        paths: Iterable[str | Path],
+        paths: Iterable[str | ImagePath],
         *,
         whole: bool = False,
         probabilities: bool = False,
@@ -100,7 +100,7 @@ class FittedPixels:
 
     def iter_predict(
         self,
-        paths: Iterable[str | Path],
+        paths: Iterable[str | ImagePath],
         *,
         whole: bool = False,
         probabilities: bool = False,
@@ -120,7 +120,7 @@ class FittedPixels:
                     yield self.answer(image, name, whole=whole, probabilities=probabilities, device=where)
                 task.advance()
 
-    def opened(self, source: Path | bytes, name: str = "") -> Image.Image:
+    def opened(self, source: ImagePath | bytes, name: str = "") -> Image.Image:
         """An image, from a file or its bytes, upright and in the colours that `answer` takes. Raises ImageRejected."""
         preprocess = self.backbone.preprocess
         background = None if preprocess.channels == 4 else preprocess.background

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from regraft.errors import DataUnusable, UsageError
+from regraft.values import INSIDE, ImagePath, Member
 
 STANDARD_INPUT = "-"
 _CHUNK = 1 << 16
@@ -25,9 +26,10 @@ class Inputs:
 def expand_inputs(arguments: Sequence[str], *, listed: BinaryIO | None = None, null: bool = False) -> Inputs:
     """Every input of `arguments`, in their order.
 
-    A folder gives its images, sorted; a pattern (`*`, `?`, `[...]`, `**`) what it matches, sorted; `-` the paths that `listed`
-    holds, one per line, or ended by NUL with `null`, taken as they are. Anything else is a path, whether or not it exists:
-    it gets its row. Raises DataUnusable when that is no input at all.
+    A folder gives its images, sorted; shards (a folder of them, a file, a pattern, a URL) the images in them; another pattern
+    (`*`, `?`, `[...]`, `**`) what it matches, sorted; `-` the paths that `listed` holds, one per line, or ended by NUL with
+    `null`, taken as they are. Anything else is a path, whether or not it exists: it gets its row. Raises DataUnusable when that
+    is no input at all, or a shard cannot be read.
     """
     expanded = {argument: _expand(argument) for argument in dict.fromkeys(arguments) if argument != STANDARD_INPUT}
     nothing = [argument for argument, paths in expanded.items() if not paths]
@@ -43,6 +45,8 @@ def expand_inputs(arguments: Sequence[str], *, listed: BinaryIO | None = None, n
 
 def _expand(argument: str) -> list[str]:
     path = Path(argument)
+    if inside := _images_inside(argument):
+        return inside
     if path.is_dir():
         return _images_in(path)
     if _is_pattern(argument):
@@ -50,6 +54,15 @@ def _expand(argument: str) -> list[str]:
         matches = (match for match in glob.iglob(argument, recursive=True) if not _is_hidden(match, argument))  # noqa: PTH207
         return [image for match in sorted(matches) for image in _matched(match, argument)]
     return [argument]
+
+
+def _images_inside(argument: str) -> list[str]:
+    """The images in shards, as shards/000.tar::cat/1.jpg; none where the argument is something else."""
+    if INSIDE in argument:
+        return []
+    from regraft.data.shards.read import list_members
+
+    return [str(member) for member in list_members(argument)]
 
 
 def _is_pattern(argument: str) -> bool:
@@ -116,12 +129,19 @@ def _bare(name: bytes) -> bytes:
     return name.removesuffix(b"\r")
 
 
-def checked_paths(paths: Iterable[str | Path]) -> list[tuple[Path, str]]:
-    """Each path, and as it was given. Raises UsageError for what is no list of paths."""
-    if isinstance(paths, str | bytes | Path) or not isinstance(paths, Iterable):
+def checked_paths(paths: Iterable[str | ImagePath]) -> list[tuple[ImagePath, str]]:
+    """Where each image is, and as it was given. Raises UsageError for what is no list of paths.
+
+    Text such as shards/000.tar::cat/1.jpg is an image inside of a shard.
+    """
+    if isinstance(paths, str | bytes | Path | Member) or not isinstance(paths, Iterable):
         raise UsageError(expected="a list of paths", got=f"the single value {paths!r}", fix="put it in a list: predict([path])")
     listed = list(paths)
-    if wrong := [path for path in listed if not isinstance(path, str | Path)]:
+    if wrong := [path for path in listed if not isinstance(path, str | Path | Member)]:
         kind = type(wrong[0]).__name__
         raise UsageError(expected="paths of image files", got=f"a {kind} among them", fix="give each as str or pathlib.Path")
-    return [(Path(path), str(path)) for path in listed]
+    if not any(isinstance(path, str) and INSIDE in path for path in listed):
+        return [(Path(path) if isinstance(path, str) else path, str(path)) for path in listed]
+    from regraft.data.shards.read import resolve
+
+    return [*zip(resolve(listed), map(str, listed), strict=True)]

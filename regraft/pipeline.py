@@ -40,7 +40,7 @@ from regraft.train.rule import rule_of_thumb
 from regraft.train.setting import Model, Setting
 from regraft.train.sheet import augmented_images
 from regraft.train.strategy import apply_strategy
-from regraft.values import Epoch, LearningCurve, Predictions, RunSummary, Samples, Split
+from regraft.values import Epoch, ImagePath, LearningCurve, Predictions, RunSummary, Samples, Split
 
 # What a person says of the data beside where it is.
 _OF_SPLIT = ("test", "test_share", "path_column", "label_column", "split_column", "group_column", "group_pattern")
@@ -84,6 +84,8 @@ def complete(
         write_images(out, _kept(ready))
     summary = replace(summary, run=out, seconds=clock.seconds(), report=out / "report.html")
     paths = {sample.name: sample.path for sample in (*observed.train, *observed.test)}
+    # A name that two sets share is a path where it is shown.
+    shown = {str(sample.path): sample.path for sample in observed.test}
     with clock("pictures"):
         overlays = _overlays(ready, fitted, mistakes(test or cross_validation, LIMIT), paths)
     summary = replace(summary, seconds=clock.seconds())
@@ -92,8 +94,7 @@ def complete(
         test=test,
         cross_validation=cross_validation,
         audit=audit,
-        # A name that two sets share is a path where it is shown.
-        thumbnails=lambda name: thumbnail(paths.get(name) or Path(name)),
+        thumbnails=lambda name: thumbnail(paths.get(name) or shown.get(name) or Path(name)),
         augmented=augmented_images(ready.strategy, observed.train, ready.backbone.preprocess, recipe.seed),
         overlays=overlays,
     )
@@ -151,7 +152,7 @@ def _judged(ready: Prepared, setting: Setting, model: Model, clock: Clock, out: 
     return _Judged(fitted=fitted, caution=caution, test=test, cross_validation=cross_validation, summary=summary)
 
 
-def _overlays(ready: Prepared, fitted: Fitted, found: tuple[Mistake, ...], paths: dict[str, Path]) -> Overlays:
+def _overlays(ready: Prepared, fitted: Fitted, found: tuple[Mistake, ...], paths: dict[str, ImagePath]) -> Overlays:
     """The evidence for the most confident mistakes; none of images that are not at hand any more."""
     there = {name: path for name, path in paths.items() if path.exists()}
 

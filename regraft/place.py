@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regraft.data.named import named_set
+from regraft.data.shards.places import title_of
 from regraft.errors import NotWritable, OutputExists, SavedModelRefused, UsageError
 from regraft.lock import holding
+from regraft.recipe import is_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ def next_to(run: Path) -> Path:
     return next(folder for folder in folders if not folder.exists())
 
 
-def place_run(data: Path, out: Path | None, *, overwrite: bool, resume: bool = False) -> Place:
+def place_run(data: str | Path, out: Path | None, *, overwrite: bool, resume: bool = False) -> Place:
     """The folder for a run on `data`; nothing is created or removed here.
 
     Without `out` it is runs/NAME, NAME being the data's; where that is taken, runs/NAME-2 and so on, unless `overwrite`.
@@ -42,7 +44,7 @@ def place_run(data: Path, out: Path | None, *, overwrite: bool, resume: bool = F
     can be written: said now and not after the work.
     """
     named = named_set(data)
-    name = named.title if named else (data if data.is_dir() else data.with_suffix("")).resolve().name or "data"
+    name = named.title if named else _title(data)
     folder = _checked(data, Path("runs") / name if out is None else out)
     _check_writable(folder)
     if resume:
@@ -106,8 +108,17 @@ def _numbered(folder: Path) -> Iterator[Path]:
     return (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
 
 
-def _checked(data: Path, folder: Path) -> Path:
-    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
+def _title(data: str | Path) -> str:
+    """What a run on `data` is called: the name of its folder, or of its file without the ending."""
+    path = Path(data)
+    if is_url(data) or not path.exists():
+        return title_of(data)
+    return (path if path.is_dir() else path.with_suffix("")).resolve().name or "data"
+
+
+def _checked(given: str | Path, folder: Path) -> Path:
+    data = Path(given)
+    if not is_url(given) and data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
         raise UsageError(
             expected="a run folder outside of the images",
             got=f"{folder}, which is inside of {data}: the next fit would take it for a class",

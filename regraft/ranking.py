@@ -80,7 +80,7 @@ def rank(
     """
     names = _checked(backbones, images, weights)
     recipe = Recipe(
-        data=replace(data, path=Path(data.path)) if isinstance(data, Data) else Data(path=Path(data)),
+        data=data if isinstance(data, Data) else Data(path=data),
         weights=weights,
         size=size,
         seed=seed,

@@ -26,6 +26,23 @@ LOSSES = ("ce", "dice", "lovasz", "focal")
 DEFAULT_LOSS = "ce+dice"
 
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # no drive letter
+
+
+def is_url(place: str | Path) -> bool:
+    """Whether `place` is text such as s3://bucket/shards: on another machine, or in a store that is no file system."""
+    return isinstance(place, str) and _URL.match(place) is not None
+
+
+def located(place: str | Path) -> str | Path:
+    """Where something is: a Path, or a URL as it is, which a Path would take apart. file:// is a path."""
+    if isinstance(place, str) and place.lower().startswith("file://"):
+        from urllib.parse import unquote, urlsplit
+
+        return Path(unquote(urlsplit(place).path))
+    return place if is_url(place) else Path(place)
+
+
 def check_size(size: int | None) -> None:
     """Raise UsageError unless the side of an input can have so many pixels; None is the weights' own."""
     if size is not None and not 16 <= size <= 2048:
@@ -82,9 +99,10 @@ def _loss_term(part: str, text: str) -> tuple[str, float]:
 class Data:
     """Where the labelled images are and how to read them.
 
-    `path` is a folder of class folders (with or without train/, val/, test/), a CSV or Parquet table, or a data set of
-    torchvision by name: torchvision:CIFAR10. `test` is "auto" (the data's own test part, else 20 % held out), "none"
-    (cross-validation only) or another folder, table or name.
+    `path` is a folder of class folders (with or without train/, val/, test/), a CSV or Parquet table, a data set of
+    torchvision by name, torchvision:CIFAR10, or shards: tar archives, Parquet or Arrow files with the images inside, as a
+    folder, a file, a pattern (shards-{000..009}.tar, train-*.tar) or a URL of these (s3://bucket/shards). `test` is "auto" (the
+    data's own test part, else 20 % held out), "none" (cross-validation only) or another folder, table, name or other shards.
     `columns` name the table's columns; `group_pattern` is a regular expression on an image's name whose first
     parenthesis (or whole match) is its group: images of one group stay on one side of every split. `exclude` is a list of
     images to leave out, as `regraft audit` writes it: a CSV table with the column path and, where some are kept, action.
@@ -94,7 +112,7 @@ class Data:
     `class_list` says what the values in masks mean (`data.class_list`); `ignore` is a value there that stands for no answer.
     """
 
-    path: Path
+    path: str | Path
     test: str | Path = "auto"
     test_share: float = 0.2
     path_column: str = "path"
@@ -112,6 +130,7 @@ class Data:
     mask_column: str = "mask"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "path", located(self.path))
         self._check_masks()
         if not 0 < self.test_share < 1:
             raise UsageError(
@@ -126,6 +145,17 @@ class Data:
                     got=f"{self.group_pattern!r} ({error})",
                     fix="for example '^([^_]+)_' groups by what stands before the first underscore",
                 ) from None
+
+    @property
+    def local(self) -> Path:
+        """`path`, on a disk of this machine. Raises UsageError for a URL."""
+        if isinstance(self.path, Path):
+            return self.path
+        raise UsageError(
+            expected="a folder or a table on this machine",
+            got=f"the URL {self.path}",
+            fix="download it first; through a URL, regraft reads shards of classified images",
+        )
 
     def _check_masks(self) -> None:
         one_of("--task", self.task, get_args(Task))

@@ -5,7 +5,7 @@ Nothing here imports torch, reads a file or makes a choice.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -15,18 +15,70 @@ Part = Literal["train", "val", "test"]
 # How the map of a stage becomes features: its mean and maximum, or the mean of each of its four quarters as well.
 Pooling = Literal["whole", "quarters"]
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
+# Stands between a file and what is inside of it: shards/000.tar::cat/1.jpg
+INSIDE = "::"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One image inside of a file that holds many: a tar archive, a Parquet or an Arrow file.
+
+    `container` is that file's path or URL, `inner` the image's name in it. In a tar the image is the `size` bytes from `offset`
+    on. In the other two it is row `offset` of a `group` (Parquet: the number of a row group; Arrow: the byte at which a record
+    batch starts) in the column `column`, whose size is not known before. `trouble`, where there is any, is the code of a
+    rejection and what is wrong, such as ("link", "a symbolic link"): then it is never opened.
+    """
+
+    container: str
+    inner: str
+    kind: Literal["tar", "parquet", "arrow"] = "tar"
+    offset: int = 0
+    size: int = 0
+    group: int = 0
+    column: str = ""
+    trouble: tuple[str, str] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.container}{INSIDE}{self.inner}"
+
+    @property
+    def name(self) -> str:
+        """The last part of its name."""
+        return self.inner.rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """The ending of its name with the dot, or ''."""
+        return PurePosixPath(self.inner).suffix
+
+    @property
+    def remote(self) -> bool:
+        """Whether it lies in a file of another machine."""
+        return "://" in self.container
+
+    def as_posix(self) -> str:
+        """As text."""
+        return str(self)
+
+    def exists(self) -> bool:
+        """Whether the file that holds it is there; of one on another machine that is not asked."""
+        return self.remote or Path(self.container).exists()
+
+
+# Where an image is: a file of its own, or inside of a larger one.
+ImagePath = Path | Member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One image on disk and what is known of it.
+    """One image and what is known of it.
 
     `name` is its path relative to the root of the data, with forward slashes, in Unicode NFC: it orders the
     samples and identifies the image in tables and reports. `labels` holds one class name, several for multi-label data, none
     where unknown. `mask` is the file with the class of every pixel, for the tasks that want one.
     """
 
-    path: Path
+    path: ImagePath
     name: str
     labels: tuple[str, ...] = ()
     part: Part | None = None
@@ -38,7 +90,7 @@ class Sample:
 class Rejected:
     """One image set aside: `code` is stable ("truncated"), `reason` is for people."""
 
-    path: Path
+    path: ImagePath
     name: str
     code: str
     reason: str

@@ -1,7 +1,6 @@
 """Images through a whole network, head included, without keeping anything."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,14 +13,14 @@ from regraft.cache.extract import Activations
 from regraft.cache.stream import batch_on, load_images, run_images
 from regraft.data.preprocess import Preprocess
 from regraft.progress import Progress, Silent
-from regraft.values import Rejected
+from regraft.values import ImagePath, Rejected
 
 # Setting OpenVINO up takes seconds; fewer images than this are answered sooner without: docs/measurements.md#engines
 MANY = 400
 
 
 def logits_of(
-    paths: Sequence[tuple[Path, str]],
+    paths: Sequence[tuple[ImagePath, str]],
     module: nn.Module,
     preprocess: Preprocess,
     *,

@@ -21,7 +21,7 @@ from regraft.cache.stream import Loaded, batch_on, load_images
 from regraft.data.preprocess import Preprocess
 from regraft.errors import UsageError, first_line
 from regraft.progress import Progress
-from regraft.values import EngineTiming, Sample
+from regraft.values import EngineTiming, ImagePath, Sample
 
 # Where any image's features have a smaller cosine with fp32's, an engine is not used: docs/measurements.md#engines
 AGREES = 0.99999
@@ -41,7 +41,7 @@ class Chosen:
     name: str
     make: Callable[[], Engine]
     timings: tuple[EngineTiming, ...]
-    ready: Mapping[Path, Loaded]
+    ready: Mapping[ImagePath, Loaded]
 
 
 def choose_engine(

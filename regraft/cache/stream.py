@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -19,7 +18,7 @@ from regraft.cache.engines import Engine
 from regraft.data.decode import load_pixels, load_pixels_and_look, read_image
 from regraft.data.preprocess import Preprocess
 from regraft.errors import ImageRejected
-from regraft.values import Rejected
+from regraft.values import ImagePath, Rejected
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -46,7 +45,7 @@ def decoding_threads() -> int:
 
 
 def load_image(
-    path: Path, name: str, preprocess: Preprocess, known: Container[bytes], looked: Container[bytes] | None = None
+    path: ImagePath, name: str, preprocess: Preprocess, known: Container[bytes], looked: Container[bytes] | None = None
 ) -> Loaded | Rejected:
     """Read one file once; decode it at most once, and not where all that is wanted is known.
 
@@ -64,15 +63,15 @@ def load_image(
 
 
 def load_images(
-    items: Iterable[tuple[Path, str]],
+    items: Iterable[tuple[ImagePath, str]],
     preprocess: Preprocess,
     known: Container[bytes] = (),
-    ready: Mapping[Path, Loaded] = MappingProxyType({}),
+    ready: Mapping[ImagePath, Loaded] = MappingProxyType({}),
     looked: Container[bytes] | None = None,
 ) -> Iterator[Loaded | Rejected]:
     """Every image in order, decoded on threads, a bounded number ahead of whoever asks. Those in `ready` are not read again."""
 
-    def load(item: tuple[Path, str]) -> Loaded | Rejected:
+    def load(item: tuple[ImagePath, str]) -> Loaded | Rejected:
         return ready.get(item[0]) or load_image(*item, preprocess, known, looked)
 
     return in_threads(load, items, ahead=BATCH * AHEAD)

@@ -19,6 +19,7 @@ from regraft.cli import (
     rank,
     report,
     serve,
+    shard,
     suggest,
 )
 
@@ -64,6 +65,7 @@ app.command("serve")(serve.serve)
 app.command("export")(export.export)
 app.command("audit")(audit.audit)
 app.command("extend")(extend.extend)
+app.command("shard")(shard.shard)
 app.command("suggest")(suggest.suggest)
 app.command("rank")(rank.rank)
 app.command("report")(report.report)

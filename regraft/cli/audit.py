@@ -33,7 +33,7 @@ _SHOWN, _NAMED = 10, 10
 
 
 def audit(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
     fix_list: Annotated[
         Path | None,
         typer.Option(
@@ -73,7 +73,7 @@ def audit(
     recipe = Recipe(
         data=Data(
             path=data,
-            test=test if test in ("auto", "none") else Path(test),
+            test=test,
             path_column=path_column,
             label_column=label_column,
             split_column=split_column,

@@ -23,7 +23,7 @@ from regraft.cli.options import (
 
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/photos.", show_default=False)],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
     backbone: NamedAgain = None,
     head: HeadAgain = None,
     trust: Trust = False,

@@ -14,9 +14,11 @@ def extend(
     context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run with a solved head.", show_default=False)],
     more: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="MORE", help="Folder of class folders, or a table: of known classes, new ones or both.", show_default=False
+            metavar="MORE",
+            help="Folder of class folders, a table or shards: of known classes, new ones or both.",
+            show_default=False,
         ),
     ],
     out: Annotated[

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 def fit(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -275,7 +275,7 @@ def fit(
     recipe = Recipe(
         data=Data(
             path=data,
-            test=test if test in ("auto", "none") else Path(test),
+            test=test,
             test_share=test_share,
             path_column=path_column,
             label_column=label_column,

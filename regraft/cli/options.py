@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from regraft.fitted_pixels import FittedPixels
 
 DATA_HELP = (
-    "Folder of class folders, where there are masks of images, a CSV or Parquet table, or a data set of torchvision by name: "
-    "torchvision:CIFAR10."
+    "Folder of class folders, where there are masks of images, a CSV or Parquet table, a data set of torchvision by name "
+    "(torchvision:CIFAR10), or shards with the images inside (tar, Parquet, Arrow): a file, a folder, a pattern or a URL."
 )
 DeviceOption = Annotated[
     Device,

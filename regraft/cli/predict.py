@@ -33,7 +33,7 @@ def predict(
     files: Annotated[
         list[str],
         typer.Argument(
-            help="Images, folders, patterns; - reads paths from standard input.", metavar="FILE...", show_default=False
+            help="Images, folders, patterns, shards; - reads paths from standard input.", metavar="FILE...", show_default=False
         ),
     ],
     top_k: Annotated[int, typer.Option("--top-k", metavar="K", min=1, help="How many classes to name for each image.")] = 5,

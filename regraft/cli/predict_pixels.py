@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regraft.recipe import Device
+from regraft.values import INSIDE
 
 if TYPE_CHECKING:
     from regraft.answer_folder import AnswerFolder, PixelRow
@@ -160,7 +161,7 @@ def _check_same_model(fitted: "FittedPixels", answers: "AnswerFolder", asked: As
     """Ask one image again. Raises UsageError where another model made the masks that are there."""
     from regraft.errors import UsageError
 
-    row = next((row for row in answers.kept.values() if Path(row.path).is_file()), None)
+    row = next((row for row in answers.kept.values() if Path(row.path.partition(INSIDE)[0]).is_file()), None)
     if row is None:
         return
     answer = fitted.predict([row.path], whole=asked.whole, device=asked.device)[0]

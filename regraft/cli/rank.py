@@ -1,6 +1,5 @@
 """regraft rank: which backbone suits these images."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def rank(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
     backbones: Annotated[
         str, typer.Option("--backbones", metavar="A,B,C", help="Names of backbones, with commas: see regraft backbones.")
     ] = "efficientnet_lite0,efficientnet_lite1,efficientnet_lite2",
@@ -67,7 +66,7 @@ def rank(
 
     chosen = Data(
         path=data,
-        test=test if test in ("auto", "none") else Path(test),
+        test=test,
         test_share=test_share,
         path_column=path_column,
         label_column=label_column,

@@ -74,7 +74,7 @@ def _check_use(strategy: str, option: str, *, given: bool, other: str) -> None:
         )
 
 
-def bytes_of(text: str) -> int:
+def bytes_of(text: str, option: str = "--cache-size") -> int:
     """Bytes of a size such as 20GB, 500MB or 1.5e9. Raises UsageError."""
     units = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "b": 1}
     number = text.strip().lower()
@@ -84,5 +84,5 @@ def bytes_of(text: str) -> int:
     except (ValueError, OverflowError):
         size = 0
     if size < 1:
-        raise UsageError(expected="--cache-size as a number of bytes", got=repr(text), fix="give for example 20GB or 500MB")
+        raise UsageError(expected=f"{option} as a number of bytes", got=repr(text), fix="give for example 20GB or 500MB")
     return size

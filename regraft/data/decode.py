@@ -14,8 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import IO, NamedTuple, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +32,12 @@ from PIL import (
 from regraft.data.colour import Background, flatten, to_rgb_or_grey
 from regraft.data.container import Header, in_memory, inspect
 from regraft.data.look import LOOK_SIDE, look_of
-from regraft.data.opening import checked_size, on_disk, open_file, read_file
+from regraft.data.opening import checked_size, on_disk, open_image, read_file
 from regraft.data.png import check_checksums, check_rows, find_exif
 from regraft.data.preprocess import Preprocess, to_input_size
 from regraft.data.problem import Problem, check_size, damaged, truncated
 from regraft.errors import ImageRejected
-from regraft.values import Rejected
+from regraft.values import ImagePath, Rejected
 
 WHITE = (255, 255, 255)
 # The scales that libjpeg can decode at, as divisors.
@@ -97,7 +96,7 @@ class _Loaded(NamedTuple):
     raw_mode: str
 
 
-def load_pixels(source: Path | bytes, preprocess: Preprocess, name: str = "") -> NDArray[np.uint8]:
+def load_pixels(source: ImagePath | bytes, preprocess: Preprocess, name: str = "") -> NDArray[np.uint8]:
     """Decode one image and bring it to the input size: (height, width, channels) uint8. Raises ImageRejected."""
     background = None if preprocess.channels == 4 else preprocess.background
     decoded = decode_image(source, background=background, smallest_side=preprocess.smallest_useful_side(), name=name)
@@ -126,7 +125,7 @@ def load_pixels_and_look(data: bytes, preprocess: Preprocess, name: str = "") ->
 
 
 def decode_image(
-    source: Path | bytes,
+    source: ImagePath | bytes,
     *,
     background: Background | None = WHITE,
     smallest_side: int | None = None,
@@ -146,7 +145,7 @@ def decode_image(
         return _decode(data, header, background, smallest_side)
 
 
-def decode_mask(source: Path | bytes, name: str = "") -> Decoded:
+def decode_mask(source: ImagePath | bytes, name: str = "") -> Decoded:
     """Decode the file of a mask, or its bytes, upright and in numbers as they are stored, of a palette's the indices.
 
     The mode of `pixels` is "1", "L", "P", "I", "I;16", "I;16B" or "RGB". Raises ImageRejected as `decode_image` does, with the
@@ -159,13 +158,13 @@ def decode_mask(source: Path | bytes, name: str = "") -> Decoded:
         return _upright(_mask_pixels(loaded), loaded, header)
 
 
-def read_upright_size(path: Path, name: str = "") -> tuple[int, int]:
+def read_upright_size(path: ImagePath, name: str = "") -> tuple[int, int]:
     """(width, height) of an image after orientation: `Decoded.size_on_disk` without decoding. Raises ImageRejected."""
-    with _rejecting_file(path, name), open_file(path) as file:
+    with _rejecting_file(path, name), open_image(path) as file:
         read = on_disk(file)
         header = inspect(read, checked_size(file))
         file.seek(0)
-        image = _PLUGINS[header.format](file)
+        image = _PLUGINS[header.format](cast(IO[bytes], file))
         # Pillow learns what stands behind the pixels of a PNG only by decoding them.
         if header.format == "PNG" and (exif := find_exif(read)):
             image.info["exif"] = exif
@@ -173,7 +172,7 @@ def read_upright_size(path: Path, name: str = "") -> tuple[int, int]:
         return (height, width) if _orientation(image, header.format)[0] in _ON_ITS_SIDE else (width, height)
 
 
-def read_image(path: Path, name: str = "") -> bytes:
+def read_image(path: ImagePath, name: str = "") -> bytes:
     """The bytes of an image file, for `decode_image` and for its digest. Raises ImageRejected as `decode_image` does."""
     try:
         return read_file(path)
@@ -181,13 +180,13 @@ def read_image(path: Path, name: str = "") -> bytes:
         _reject(path, name, problem)
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: ImagePath) -> Header:
     """What a file says of itself, from a few blocks of it. Raises Problem, and OSError where it cannot be opened."""
-    with open_file(path) as file:
+    with open_image(path) as file:
         return inspect(on_disk(file), checked_size(file))
 
 
-def check_header(path: Path, name: str = "") -> Rejected | None:
+def check_header(path: ImagePath, name: str = "") -> Rejected | None:
     """Why `path` cannot be an image for us, or None, from a few blocks of the file and without decoding.
 
     Whatever is refused here, `decode_image` refuses too; it may find more.
@@ -202,13 +201,13 @@ def check_header(path: Path, name: str = "") -> Rejected | None:
     return None
 
 
-def _reject(source: Path | bytes, name: str, problem: Problem) -> NoReturn:
+def _reject(source: ImagePath | bytes, name: str, problem: Problem) -> NoReturn:
     label = name or ("the image given as bytes" if isinstance(source, bytes) else str(source))
     raise ImageRejected(code=problem.code, expected=problem.expected, got=f"{label}: {problem.got}", fix=problem.fix) from None
 
 
 @contextmanager
-def _rejecting_file(source: Path | bytes, name: str) -> Iterator[None]:
+def _rejecting_file(source: ImagePath | bytes, name: str) -> Iterator[None]:
     """Whatever fails with the file is a reason to reject it."""
     try:
         yield
@@ -221,7 +220,7 @@ def _rejecting_file(source: Path | bytes, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _rejecting(source: Path | bytes, name: str) -> Iterator[None]:
+def _rejecting(source: ImagePath | bytes, name: str) -> Iterator[None]:
     """Whatever fails with the decoded image is a reason to reject it."""
     try:
         yield

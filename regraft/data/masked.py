@@ -21,6 +21,7 @@ from regraft.data.masked_table import read_masked_table
 from regraft.data.names import count_of, listing, printable
 from regraft.data.read import FEWEST_IMAGES, check_test_source, judging, training_parts
 from regraft.data.scan import scan_images
+from regraft.data.shards.places import find_shards
 from regraft.data.tabular import is_table
 from regraft.errors import DataUnusable, TooFewImages, UsageError
 from regraft.progress import Progress, Silent
@@ -85,11 +86,17 @@ def set_aside_notes(rejected: Sequence[Rejected]) -> list[str]:
 
 def _with_paths(data: Data) -> Data:
     """Python users write paths as text."""
-    return replace(data, path=Path(data.path), masks=None if data.masks is None else Path(data.masks))
+    return replace(data, masks=None if data.masks is None else Path(data.masks))
 
 
 def _read(data: Data) -> tuple[Found, tuple[Rejected, ...]]:
-    if data.path.is_file() and is_table(data.path):
+    if find_shards(data.path):
+        raise UsageError(
+            expected="a folder of images with masks, or a table with the columns path and mask",
+            got=f"shards at {printable(data.path)}, which hold images with classes alone",
+            fix="unpack them to images/ and masks/; or leave --task out",
+        )
+    if data.local.is_file() and is_table(data.local):
         if data.masks is not None:
             raise UsageError(
                 expected=f"either --masks or a table, whose column {data.mask_column!r} names the masks",
@@ -97,11 +104,11 @@ def _read(data: Data) -> tuple[Found, tuple[Rejected, ...]]:
                 fix="leave --masks out, or give the folder of the images in place of the table",
             )
         return read_masked_table(data)
-    if not data.path.is_dir():
+    if not data.local.is_dir():
         raise DataUnusable(
             expected="a folder of images with masks, or a table with the columns path and mask",
-            got=f"nothing at {printable(data.path)}" if not data.path.exists() else f"the file {printable(data.path)}",
-            fix="check the path" if not data.path.exists() else "give the folder that holds the images",
+            got=f"nothing at {printable(data.path)}" if not data.local.exists() else f"the file {printable(data.path)}",
+            fix="check the path" if not data.local.exists() else "give the folder that holds the images",
         )
     if data.group_column is not None:
         fix = "use --group-pattern, a regular expression on the path"

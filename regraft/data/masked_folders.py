@@ -29,7 +29,7 @@ class _Place:
 
 def read_masked_folders(data: Data) -> tuple[Found, tuple[Rejected, ...]]:
     """The images below the folder `data.path` with their masks, and those without one. Raises DataUnusable."""
-    root = data.path
+    root = data.local
     places = _places(data)
     samples: list[Sample] = []
     rejected: list[Rejected] = []
@@ -60,7 +60,7 @@ def read_masked_folders(data: Data) -> tuple[Found, tuple[Rejected, ...]]:
 
 def _places(data: Data) -> list[_Place]:
     """Where images and masks are, as the text of `masked` shows."""
-    root, masks = data.path, data.masks
+    root, masks = data.local, data.masks
     if masks is not None and masks.exists():
         if not masks.is_dir():
             raise _no_masks(root, f"the file {printable(masks)}", "give the folder that holds the masks")

@@ -32,7 +32,7 @@ def read_masked_table(data: Data) -> tuple[Found, tuple[Rejected, ...]]:
         merged[row.path] = _joined(data, merged[row.path], row) if row.path in merged else row
     rows = [merged[path] for path in sorted(merged)]
     _check_own(data, rows)
-    folder = data.path.parent
+    folder = data.local.parent
     samples = [
         Sample(path=folder / row.path, name=name, part=row.part, group=row.group, mask=folder / row.mask if row.mask else None)
         for row, name in zip(rows, sample_names([row.path for row in rows]), strict=True)
@@ -43,17 +43,17 @@ def read_masked_table(data: Data) -> tuple[Found, tuple[Rejected, ...]]:
         refuse(data, f"{count_of(len(bare), 'image')} without a mask: {names}", "fill in the mask, or add --skip-bad")
     good = tuple(sorted((sample for sample in samples if sample.mask is not None), key=lambda sample: sample.name))
     rejected = [Rejected(path=s.path, name=s.name, code="no_mask", reason="the table has no mask for it") for s in bare]
-    found = Found(root=folder, title=shown(data.path.name), samples=good, notes=tuple(link_notes(good)))
+    found = Found(root=folder, title=shown(data.local.name), samples=good, notes=tuple(link_notes(good)))
     return found, tuple(rejected)
 
 
 def _rows(data: Data) -> list[_Row]:
     split_option = None if data.split_column == _PLAIN_SPLIT_COLUMN else "--split-column"
     wanted = [(data.path_column, "--path-column"), (data.mask_column, "--mask-column"), (data.split_column, split_option)]
-    table = read_columns(data.path, [*wanted, *([(data.group_column, "--group")] if data.group_column else [])])
+    table = read_columns(data.local, [*wanted, *([(data.group_column, "--group")] if data.group_column else [])])
     if not table.rows:
         refuse(data, "no rows", "add a row for each image")
-    folder = os.path.abspath(data.path.parent)  # noqa: PTH100 (`resolve` follows links)
+    folder = os.path.abspath(data.local.parent)  # noqa: PTH100 (`resolve` follows links)
     nothing = [None] * len(table.rows)
     groups = table.columns[data.group_column] if data.group_column else nothing
     cells = zip(

@@ -28,7 +28,7 @@ from regraft.data.walk import IMAGE_SUFFIXES, is_junk, suffix_of
 from regraft.errors import DataUnusable, RegraftError, UsageError, first_line
 from regraft.lock import holding
 from regraft.progress import Progress, Silent, Task
-from regraft.recipe import Data
+from regraft.recipe import Data, located
 
 FORMAT = 1
 _ABOUT = "about.json"
@@ -48,9 +48,9 @@ def on_disk(data: Data, cache: Path, *, progress: Progress = Silent()) -> Data:
     return data if data.test in ("auto", "none") else replace(data, test=_folder(data.test, cache, progress))
 
 
-def _folder(path: str | Path, cache: Path, progress: Progress) -> Path:
+def _folder(path: str | Path, cache: Path, progress: Progress) -> str | Path:
     chosen = named_set(path)
-    return Path(path) if chosen is None else materialise(chosen, cache, progress=progress)
+    return located(path) if chosen is None else materialise(chosen, cache, progress=progress)
 
 
 def materialise(chosen: NamedSet, cache: Path, *, progress: Progress = Silent()) -> Path:

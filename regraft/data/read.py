@@ -1,12 +1,12 @@
-"""From a folder or a table on disk to samples that can be used: every image accounted for, every class with a name.
+"""From a folder, a table or shards to samples that can be used: every image accounted for, every class with a name.
 
 Two entries: `read_samples` for data to train on, which must be fit for it, and `read_evaluation` for data to judge a model on,
 whose classes are the model's own.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from regraft.data.excluded import read_excluded, without
@@ -14,17 +14,19 @@ from regraft.data.folder import read_folder
 from regraft.data.found import EmptyClass, Found
 from regraft.data.names import count_of, guess, listing, printable, shown
 from regraft.data.scan import rejection_notes, scan_images
+from regraft.data.shards.places import find_shards
+from regraft.data.shards.read import read_shards
 from regraft.data.table import read_table
 from regraft.data.tabular import CSV_SUFFIXES, PARQUET_SUFFIXES, is_table
 from regraft.data.tree import draw_tree
 from regraft.errors import DataUnusable, TooFewImages, UnknownClass, UsageError
 from regraft.progress import Progress, Silent
-from regraft.recipe import Data
+from regraft.recipe import Data, located
 from regraft.values import Part, Rejected, Sample, Samples
 
 # One image to train on and one to choose by.
 FEWEST_IMAGES = 2
-_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+_ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 
 
 def read_samples(data: Data, *, progress: Progress = Silent()) -> Samples:
@@ -33,9 +35,8 @@ def read_samples(data: Data, *, progress: Progress = Silent()) -> Samples:
     Raises DataUnusable (layout, labels, fewer than two classes, an empty class), TooFewImages (fewer than two usable training
     images in a class), UnknownClass (a class only in val or test), TooManyUnreadable, UsageError.
     """
-    data = _with_path(data)
     excluded = read_excluded(data.exclude) if data.exclude else frozenset()
-    found = _read(data)
+    found = read_source(data, progress)
     if data.exclude:
         found = without(found, excluded, data.exclude)
     check_test_source(data)
@@ -55,14 +56,14 @@ def read_samples(data: Data, *, progress: Progress = Silent()) -> Samples:
     )
 
 
-def read_more(data: Data, *, multi_label: bool, progress: Progress = Silent()) -> Samples:
+def read_more(data: Data, *, multi_label: bool | None, progress: Progress = Silent()) -> Samples:
     """Labelled images to add to others: any number of classes, whatever parts they are in; `classes` are their labels, sorted.
 
-    Raises DataUnusable where there are none, or where they have several labels and the others one, TooManyUnreadable,
-    UsageError.
+    `multi_label` says what the others have, None: there are no others. Raises DataUnusable where there are no images, or where
+    they have several labels and the others one, TooManyUnreadable, UsageError.
     """
-    found = _read(_with_path(data))
-    if found.multi_label and not multi_label:
+    found = read_source(data, progress)
+    if found.multi_label and multi_label is False:
         raise DataUnusable(
             expected="one label for each image, as the others have",
             got=f"{printable(data.path)} with several labels per image",
@@ -76,7 +77,7 @@ def read_more(data: Data, *, multi_label: bool, progress: Progress = Silent()) -
         root=found.root,
         samples=good,
         classes=classes,
-        multi_label=multi_label,
+        multi_label=found.multi_label if multi_label is None else multi_label,
         rejected=rejected,
         tree=draw_tree(found.title, found.samples, classes),
         notes=(*found.notes, *_empty_notes(found), *rejection_notes(rejected)),
@@ -91,8 +92,8 @@ def read_evaluation(
     Classes are matched by name. The result has the model's `classes`, in the model's order; one without images gives a note.
     Raises UnknownClass for a class that the model does not have, DataUnusable, TooManyUnreadable, UsageError.
     """
-    data = _with_path(data) if isinstance(data, Data) else Data(path=Path(data))
-    found = _read(data)
+    data = data if isinstance(data, Data) else Data(path=data)
+    found = read_source(data, progress)
     if found.multi_label and not multi_label:
         raise DataUnusable(
             expected="one label for each image, as the model was trained",
@@ -138,25 +139,26 @@ def training_parts(parts: Iterable[Part | None], data: Data) -> frozenset[Part |
     return present - ({"val"} if val_is_test else {"test"})
 
 
-def test_source(data: Data) -> Path | None:
+def test_source(data: Data) -> str | Path | None:
     """The separate test set that was named, or None."""
-    return None if data.test in ("auto", "none") else Path(data.test)
-
-
-def _with_path(data: Data) -> Data:
-    """Python users write the path as text."""
-    return replace(data, path=Path(data.path))
+    return None if data.test in ("auto", "none") else located(data.test)
 
 
 def check_test_source(data: Data) -> None:
     """Raise DataUnusable for a test set that is not there, before hours may go into the training images."""
     source = test_source(data)
-    if source is not None and not source.is_dir() and not (source.is_file() and is_table(source)):
-        raise _no_source(source)
+    if source is None or find_shards(source):
+        return
+    path = Path(source)
+    if not path.is_dir() and not (path.is_file() and is_table(path)):
+        raise _no_source(path)
 
 
-def _read(data: Data) -> Found:
-    path = data.path
+def read_source(data: Data, progress: Progress = Silent()) -> Found:
+    """What `data.path` holds, whatever it is. Raises DataUnusable, UsageError."""
+    if shards := find_shards(data.path):
+        return read_shards(data, shards, progress=progress)
+    path = data.local
     if path.is_dir():
         if data.group_column is not None:
             fix = "use --group-pattern, a regular expression on the path"
@@ -169,13 +171,15 @@ def _read(data: Data) -> Found:
 
 def _no_source(path: Path) -> DataUnusable:
     if not path.exists():
-        got, fix = f"nothing at {printable(path)}", "check the path"
+        # A Path makes one slash of the two in s3://
+        url = re.match(r"[a-z][a-z0-9+.-]+:/", path.as_posix())
+        got, fix = f"nothing at {printable(path)}", "give a URL as text, not as a Path" if url else "check the path"
     elif path.suffix.lower() in _ARCHIVES:
         got, fix = f"the archive {printable(path)}", "unpack it and give the folder"
     else:
         got, fix = f"the file {printable(path)}", "give the folder that holds a folder for each class"
     tables = ", ".join([*CSV_SUFFIXES, *PARQUET_SUFFIXES])
-    return DataUnusable(expected=f"a folder of class folders, or a table ({tables})", got=got, fix=fix)
+    return DataUnusable(expected=f"a folder of class folders, a table ({tables}) or shards (.tar)", got=got, fix=fix)
 
 
 def _check_not_empty(data: Data, found: Found, training: frozenset[Part | None]) -> None:
@@ -227,8 +231,9 @@ def _check_classes(data: Data, found: Found, training: frozenset[Part | None]) -
 
 def _one_class_cure(data: Data, found: Found, classes: Sequence[str]) -> str:
     """One class folder with folders in it is most often the folder that was meant."""
-    if data.path.is_dir() and classes:
-        inside = [sample.path.relative_to(data.path).parts for sample in found.samples]
+    paths = [sample.path for sample in found.samples if isinstance(sample.path, Path)]
+    if isinstance(data.path, Path) and data.path.is_dir() and classes and paths:
+        inside = [path.relative_to(data.path).parts for path in paths]
         below = sorted({parts[1] for parts in inside if len(parts) > 2})
         if len(below) > 1:
             return f"did you mean {printable(data.path / inside[0][0])}, which holds {listing(below, 4)}?"

@@ -3,12 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from regraft.data.names import count_of, listing, printable, shown
 from regraft.errors import DataUnusable, TooManyUnreadable
 from regraft.progress import Progress, Silent
-from regraft.values import Rejected, Sample
+from regraft.values import ImagePath, Member, Rejected, Sample
 
 # More than this share of unreadable images means that something is wrong with the data, not with single files.
 MOST_UNREADABLE = 0.1
@@ -18,7 +17,7 @@ CHUNK = 128
 FIRST = 10
 TASK = "checking images"
 
-Check = Callable[[Path, str], Rejected | None]
+Check = Callable[[ImagePath, str], Rejected | None]
 
 
 def scan_images(
@@ -58,7 +57,12 @@ def rejection_notes(rejected: Sequence[Rejected]) -> list[str]:
 def _header_check() -> Check:
     from regraft.data.decode import check_header  # Opens Pillow; this file can be imported without it.
 
-    return check_header
+    def check(path: ImagePath, name: str) -> Rejected | None:
+        # Looking at images elsewhere would fetch all of them once more; the pass over them finds what cannot be read.
+        elsewhere = isinstance(path, Member) and path.remote and path.trouble is None
+        return None if elsewhere else check_header(path, name)
+
+    return check
 
 
 def _check_all(samples: Sequence[Sample], check: Check, progress: Progress, words: str) -> list[Rejected | None]:

@@ -84,7 +84,8 @@ def settle_test(split: Split, data: Data, mask_map: MaskMap, *, progress: Progre
     source = test_source(data)
     if source is None:
         return split, mask_map
-    root = source if source.is_dir() else source.parent
+    place = Path(source)  # a URL holds no masks
+    root = place if place.is_dir() else place.parent
     test, found = settle_masks(Samples(root=root, samples=split.test, classes=()), data, like=mask_map, progress=progress)
     notes = (*split.notes, *(f"test: {note}" for note in test.notes))
     return replace(split, test=test.samples, rejected=(*split.rejected, *test.rejected), notes=notes), found

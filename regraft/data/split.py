@@ -23,7 +23,7 @@ from regraft.data.read import read_evaluation, test_source, training_parts
 from regraft.errors import DataUnusable, UsageError
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data
-from regraft.values import Rejected, Sample, Samples, Split
+from regraft.values import INSIDE, ImagePath, Member, Rejected, Sample, Samples, Split
 
 FOLDS = 5
 # Features of that many images make every fold a large problem, and a third of them leaves little noise in the choice.
@@ -212,14 +212,17 @@ def _labels_of(samples: Sequence[Sample]) -> set[str]:
     return {label for sample in samples for label in sample.labels}
 
 
-def _file_identity() -> Callable[[Path], str]:
+def _file_identity() -> Callable[[ImagePath], str]:
     """Tells files apart by where they really are; each folder is looked up once."""
 
     @functools.cache
     def real(folder: str) -> str:
         return os.path.realpath(folder)
 
-    def identity(path: Path) -> str:
+    def identity(path: ImagePath) -> str:
+        if isinstance(path, Member):
+            place = path.container if path.remote else identity(Path(path.container))
+            return f"{place}{INSIDE}{path.inner}"
         folder, name = os.path.split(path)
         return f"{real(folder)}/{name}"
 

@@ -13,6 +13,7 @@ import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from regraft.data.found import PARTS, Found
@@ -44,11 +45,11 @@ def read_table(data: Data) -> Found:
 
     Raises DataUnusable where the table cannot be read or contradicts itself; the message names the row or the image.
     """
-    table = read_columns(data.path, _wanted(data))
+    table = read_columns(data.local, _wanted(data))
     rows, multi_label = _rows(data, table)
     if not multi_label and (bare := [row.number for row in rows if not row.labels]):
         refuse(data, f"{count_of(len(bare), 'row')} without a label: {listing(bare)}", "fill in the label, or remove the row")
-    folder = data.path.parent
+    folder = data.local.parent
     merged = _merge(data, rows, multi_label)
     samples = [
         Sample(path=folder / row.path, name=name, labels=row.labels, part=row.part, group=row.group)
@@ -56,7 +57,7 @@ def read_table(data: Data) -> Found:
     ]
     return Found(
         root=folder,
-        title=shown(data.path.name),
+        title=shown(data.local.name),
         samples=tuple(sorted(samples, key=lambda sample: sample.name)),
         multi_label=multi_label,
         notes=(*_label_notes(data, merged, multi_label), *_row_notes(rows, merged), *link_notes(samples)),
@@ -76,7 +77,7 @@ def refuse(data: Data, got: str, fix: str) -> NoReturn:
 
 def _rows(data: Data, table: Table) -> tuple[list[_Row], bool]:
     """All rows, and whether any has a cell for several labels."""
-    folder, nothing = os.path.abspath(data.path.parent), [None] * len(table.rows)  # noqa: PTH100 (`resolve` follows links)
+    folder, nothing = os.path.abspath(data.local.parent), [None] * len(table.rows)  # noqa: PTH100 (`resolve` follows links)
     labels = table.columns[data.label_column]
     multi_label = any(isinstance(cell, list) or (isinstance(cell, str) and _SEPARATORS.search(cell)) for cell in labels)
     parts = parts_of(data, table)
@@ -183,5 +184,5 @@ def _row_notes(rows: Sequence[_Row], merged: Sequence[_Row]) -> list[str]:
 
 def link_notes(samples: Sequence[Sample]) -> list[str]:
     """A line about the images that are symbolic links."""
-    links = [sample.name for sample in samples if os.path.islink(sample.path)]  # noqa: PTH114
+    links = [s.name for s in samples if isinstance(s.path, Path) and os.path.islink(s.path)]  # noqa: PTH114
     return [f"{count_of(len(links), 'image')} read through symbolic links: {listing(links, 5)}"] if links else []

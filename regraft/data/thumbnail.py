@@ -1,15 +1,15 @@
 """Small pictures of the user's images, for pages."""
 
 import io
-from pathlib import Path
 
 from PIL import Image
 
 from regraft.data.decode import decode_image
 from regraft.errors import ImageRejected
+from regraft.values import ImagePath
 
 
-def thumbnail(path: Path, *, side: int = 192) -> bytes | None:
+def thumbnail(path: ImagePath, *, side: int = 192) -> bytes | None:
     """The image as a JPEG of at most `side` pixels each way; None where it cannot be read any more."""
     try:
         image = decode_image(path, smallest_side=side).pixels

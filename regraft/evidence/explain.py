@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,14 +19,14 @@ from regraft.fitted import Fitted
 from regraft.inputs import checked_paths
 from regraft.progress import Progress, Silent
 from regraft.recipe import Device
-from regraft.values import Explanation, Prediction, Rejected
+from regraft.values import Explanation, ImagePath, Prediction, Rejected
 
 Asked = str | Sequence[str | None] | None
 
 
 def explain(
     fitted: Fitted,
-    paths: Iterable[str | Path],
+    paths: Iterable[str | ImagePath],
     *,
     of: Asked = None,
     top_k: int = 5,

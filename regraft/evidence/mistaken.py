@@ -1,7 +1,6 @@
 """What was seen in the images that were answered wrong."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from regraft.evaluate import Mistake
 from regraft.evidence.explain import explain
@@ -9,6 +8,7 @@ from regraft.evidence.overlay import SIDE, overlay
 from regraft.evidence.watched import watched
 from regraft.fitted import Fitted
 from regraft.recipe import Device
+from regraft.values import ImagePath
 
 LIMIT = 12
 EVIDENCE_WORDS = (
@@ -22,7 +22,7 @@ SLOW_LIMIT = 4
 def mistake_overlays(
     fitted: Fitted,
     found: Sequence[Mistake],
-    paths: Mapping[str, Path],
+    paths: Mapping[str, ImagePath],
     *,
     limit: int = LIMIT,
     side: int = SIDE,

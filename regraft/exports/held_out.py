@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regraft.cache.stream import in_threads
+from regraft.data.decode import read_image
 from regraft.data.folder import list_images
-from regraft.errors import DataUnusable, RegraftError, UsageError
+from regraft.data.shards.read import list_members
+from regraft.errors import DataUnusable, ImageRejected, RegraftError, UsageError
 from regraft.kept import KeptImages, read_images
-from regraft.values import Sample
+from regraft.values import ImagePath, Member, Sample
 
 _REPORT = "report.json"
 
@@ -93,21 +95,23 @@ def _found(kept: KeptImages, root: Path) -> Trial | None:
     return Trial(images=images, train=train, on=on, lost=len(judges) - len(images))
 
 
-def _by_name(samples: Sequence[Sample], digests: Mapping[str, bytes], root: Path) -> dict[str, Path]:
-    paths = [(sample.name, root / sample.name) for sample in samples]
+def _by_name(samples: Sequence[Sample], digests: Mapping[str, bytes], root: Path) -> dict[str, ImagePath]:
+    paths: list[tuple[str, ImagePath]] = [(sample.name, root / sample.name) for sample in samples]
     read = in_threads(lambda item: _digest(item[1]), paths)
     return {name: path for (name, path), digest in zip(paths, read, strict=True) if digest == digests[name]}
 
 
-def _by_content(digests: Mapping[str, bytes], root: Path) -> dict[str, Path]:
-    paths = list_images(root)
+def _by_content(digests: Mapping[str, bytes], root: Path) -> dict[str, ImagePath]:
+    paths: list[ImagePath] = [*list_members(root)] or [*list_images(root)]
     known = dict(zip(in_threads(_digest, paths), paths, strict=True))
     return {name: known[digest] for name, digest in digests.items() if digest in known}
 
 
-def _digest(path: Path) -> bytes | None:
+def _digest(path: ImagePath) -> bytes | None:
     try:
+        if isinstance(path, Member):
+            return hashlib.sha256(read_image(path)).digest()
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
+    except (OSError, ImageRejected):
         return None

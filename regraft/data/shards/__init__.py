@@ -1,0 +1,1 @@
+"""Images inside of larger files: tar archives, Parquet and Arrow, on this machine or elsewhere, read where they lie."""
