@@ -18,7 +18,10 @@ Written by `python docs/make_python.py` from the docstrings; change these, not t
 C channels.
 """
 GROUPS = {
-    "Functions": ("fit", "load", "pretrained", "inspect", "rank", "audit", "extend", "compare", "explain", "rebuild_report"),
+    "Functions": (
+        *("fit", "load", "pretrained", "inspect", "rank", "audit", "extend", "compare", "explain", "features"),
+        *("predict_on_ray", "rebuild_report"),
+    ),
     "Models": ("Fitted", "FittedPixels", "ImageClassifier"),
     "Strategies": ("Head", "Partial", "Full", "Norm", "Gradual", "Scratch", "Auto", "Decoding", "Training"),
     "What a person chooses": ("Data", "Own", "Recipe"),

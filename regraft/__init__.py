@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from regraft.api import audit, extend, fit
     from regraft.backbone.structure import inspect
+    from regraft.bulk.features import ImageFeatures, features
+    from regraft.bulk.predicting import predict_on_ray
     from regraft.comparing import compare
     from regraft.errors import (
         BackboneNotFound,
@@ -72,6 +74,7 @@ __all__ = [
     "Gradual",
     "Head",
     "ImageClassifier",
+    "ImageFeatures",
     "InputUnusable",
     "Interval",
     "Norm",
@@ -99,9 +102,11 @@ __all__ = [
     "explain",
     "export",
     "extend",
+    "features",
     "fit",
     "inspect",
     "load",
+    "predict_on_ray",
     "pretrained",
     "rank",
     "rebuild_report",
@@ -110,6 +115,8 @@ __all__ = [
 _HOMES = {
     "regraft.api": ("audit", "extend", "fit"),
     "regraft.backbone.structure": ("inspect",),
+    "regraft.bulk.features": ("ImageFeatures", "features"),
+    "regraft.bulk.predicting": ("predict_on_ray",),
     "regraft.comparing": ("compare",),
     "regraft.errors": (
         "BackboneNotFound",

@@ -1,0 +1,127 @@
+"""Ray: started on this machine for as long as it is needed, or joined where it runs already."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from regraft.cache.stream import decoding_threads
+from regraft.errors import UsageError, first_line
+from regraft.recipe import Device
+
+LOCAL = "local"
+# Bytes for blocks under way on this machine: paths go out and rows of numbers come back.
+_STORE = 512 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """How many workers there are, and what each has: processors, a share of an accelerator, a device."""
+
+    workers: int
+    cpus: int
+    gpus: float
+    device: str
+
+
+def check_ray(address: str, workers: int | None = None) -> None:
+    """Raise UsageError where Ray is not installed, or for a number of workers that cannot be."""
+    missing = [name for name in ("ray", "pandas", "fsspec") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            expected=f"the packages that --ray {address} stands on",
+            got=f"no {', '.join(missing)}",
+            fix="pip install 'regraft[ray]'",
+        )
+    if not address:
+        raise UsageError(expected="--ray as local or an address", got="nothing", fix="--ray local, or --ray HOST:PORT")
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise UsageError(expected="--workers of 1 or more", got=repr(workers), fix="leave it out: one for each processor")
+
+
+@contextmanager
+def ray_at(address: str, *, workers: int | None = None, device: Device = "auto") -> Iterator[Pool]:
+    """Ray, and the pool of workers that it can have; where this process has joined a cluster before, that one.
+
+    "local" starts Ray on this machine, on its loopback interface, and ends it at the end. An address ("auto", HOST:PORT,
+    ray://HOST:PORT) joins a cluster and leaves it. `workers` is one for each accelerator or processor by default.
+
+    Raises UsageError where Ray is not installed or cannot be reached.
+    """
+    check_ray(address, workers)
+    # Before the first import: both are read then.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address == LOCAL:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # what makes it listen on the loopback interface only
+    import ray
+
+    joined_before = ray.is_initialized()
+    if not joined_before:
+        _start(ray, address, workers, device)
+    try:
+        yield _pool(ray, workers, device)
+    finally:
+        if not joined_before:
+            ray.shutdown()
+
+
+def _start(ray: Any, address: str, workers: int | None, device: Device) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    with _signals_kept():
+        if address == LOCAL:
+            cpus = decoding_threads()
+            ray.init(
+                address=LOCAL,
+                num_cpus=max(cpus, workers or 0),
+                num_gpus=_gpus_here(device),
+                include_dashboard=False,
+                object_store_memory=_STORE,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+            return
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError, AssertionError) as error:
+            raise UsageError(
+                expected=f"a Ray cluster at {address}",
+                got=first_line(error),
+                fix="check the address (ray status); --ray local needs no cluster",
+            ) from error
+
+
+def _gpus_here(device: Device) -> int:
+    import torch
+
+    return torch.cuda.device_count() if device in ("auto", "cuda") else 0
+
+
+def _pool(ray: Any, workers: int | None, device: Device) -> Pool:
+    """Raises UsageError where a device is asked for that the cluster does not have."""
+    has = ray.cluster_resources()
+    cpus, gpus = max(1, int(has.get("CPU", 1))), int(has.get("GPU", 0))
+    if device == "cuda" and not gpus:
+        raise UsageError(expected="accelerators for --device cuda", got="none among Ray's", fix="leave --device out")
+    if gpus and device in ("auto", "cuda"):
+        count = workers or gpus
+        return Pool(workers=count, cpus=max(1, cpus // count), gpus=min(1.0, gpus / count), device="cuda")
+    count = workers or cpus
+    return Pool(workers=count, cpus=max(1, cpus // count), gpus=0.0, device="cpu" if device == "auto" else device)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it starts; what it means to this process is decided elsewhere."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,59 @@
+"""The process that answers: opens the network once, then reads and answers block after block."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from regraft.bulk.blocks import Answer, Item, answered, items_of
+from regraft.bulk.models import Model
+from regraft.errors import RegraftError
+from regraft.values import Rejected
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How a worker works: on which device, on how many threads, and how many images there are for all workers."""
+
+    device: str
+    threads: int
+    images: int
+
+
+class Worker:
+    """An actor of Ray. `model` is what `ray.put` gave for a Model: every worker of a machine reads the same bytes."""
+
+    def __init__(self, model: Any, setting: Setting) -> None:
+        import ray
+        import torch
+
+        from regraft.backbone.features import FromPixels
+        from regraft.cache.answer import full_precision
+
+        # Ray has a worker for each processor: more threads would only wait for one another.
+        torch.set_num_threads(setting.threads)
+        opened: Model = ray.get(model)
+        try:
+            module, self._preprocess = opened.open()
+        except RegraftError as error:
+            # Errors with arguments by name do not come back whole from another process.
+            raise RuntimeError(f"{type(error).__name__}: {error.got} ({error.fix})") from None
+        network = FromPixels(module, self._preprocess).eval()
+        self._setting = setting
+        self._engine = full_precision(network, self._preprocess, setting.device, setting.images, threads=setting.threads)
+
+    def __call__(self, block: "pa.Table") -> "pa.Table":
+        """The same rows with what came of each."""
+        return answered(block, self._answers(items_of(block)))
+
+    def ready(self) -> bool:
+        """Whether the network is open: asked before anything that may end the process."""
+        return True
+
+    def _answers(self, items: list[Item]) -> list[Answer]:
+        from regraft.cache.stream import batch_on, load_images, run_images
+
+        images = load_images(items, self._preprocess, threads=self._setting.threads)
+        found = run_images(images, lambda: self._engine, batch_on(self._setting.device))
+        return [row if isinstance(row, Rejected) else row.features for row in found]  # type: ignore[misc]
