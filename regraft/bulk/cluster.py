@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from regraft.cache.stream import decoding_threads
 from regraft.errors import UsageError, first_line
 from regraft.recipe import Device
 
 LOCAL = "local"
 # Bytes for blocks under way on this machine: paths go out and rows of numbers come back.
 _STORE = 512 * 2**20
+# The first makes Ray listen on the loopback interface alone, in spite of its name; the second keeps it from writing on
+# standard error what concerns those who work on Ray.
+_FOR_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +56,11 @@ def ray_at(address: str, *, workers: int | None = None, device: Device = "auto")
     Raises UsageError where Ray is not installed or cannot be reached.
     """
     check_ray(address, workers)
-    # Before the first import: both are read then.
+    # Before the first import, when they are read.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address == LOCAL:
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # what makes it listen on the loopback interface only
+        for name, value in _FOR_LOCAL.items():
+            os.environ.setdefault(name, value)
     import ray
 
     joined_before = ray.is_initialized()
@@ -74,6 +77,8 @@ def _start(ray: Any, address: str, workers: int | None, device: Device) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     with _signals_kept():
         if address == LOCAL:
+            from regraft.cache.stream import decoding_threads
+
             cpus = decoding_threads()
             ray.init(
                 address=LOCAL,

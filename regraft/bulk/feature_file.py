@@ -143,7 +143,7 @@ def _schema(width: int, labels: Labels, about: Mapping[str, Any]) -> "pa.Schema"
     }[labels]
     fields = [pa.field("name", pa.string()), pa.field("path", pa.string()), *label, pa.field("error", pa.string())]
     features = pa.field("features", pa.list_(pa.float32(), width))
-    return pa.schema([*fields, features], metadata={ABOUT: json.dumps(about, sort_keys=True).encode()})
+    return pa.schema([*fields, features], metadata={ABOUT: json.dumps(about).encode()})
 
 
 def _failure(path: Path, error: OSError) -> OutOfSpace:

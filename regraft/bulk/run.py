@@ -67,8 +67,7 @@ def _rows_of(blocks: list[Any], sent: Any, pool: Pool, setting: Setting) -> Iter
         compute=ray.data.ActorPoolStrategy(
             min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=_UNDER_WAY
         ),
-        max_restarts=-1,
-        max_task_retries=RETRIES,
+        ray_remote_args_fn=_bounded,
         **({"num_gpus": pool.gpus} if pool.gpus else {"num_cpus": pool.cpus}),
     )
     for context in (given.context, asked.context):
@@ -80,6 +79,11 @@ def _rows_of(blocks: list[Any], sent: Any, pool: Pool, setting: Setting) -> Iter
             yield from came_of(block)
     except ray.exceptions.RayError as error:
         raise _failed(error) from error
+
+
+def _bounded() -> dict[str, Any]:
+    """Ray's own way is to try again for ever, which an image that ends its reader would make it do."""
+    return {"max_restarts": -1, "max_task_retries": RETRIES}
 
 
 def _alone(items: Sequence[Item], rows: range, sent: Any, setting: Setting) -> Iterator[Came]:
