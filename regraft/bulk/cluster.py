@@ -17,8 +17,9 @@ LOCAL = "local"
 # Bytes for blocks under way on this machine: paths go out and rows of numbers come back.
 _STORE = 512 * 2**20
 # The first makes Ray listen on the loopback interface alone, in spite of its name; the second keeps it from writing on
-# standard error what concerns those who work on Ray.
+# standard error what concerns those who work on Ray. What says the first to a Ray that is imported already is _ALSO.
 _FOR_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+_ALSO = "ENABLE_RAY_CLUSTER"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ def ray_at(address: str, *, workers: int | None = None, device: Device = "auto")
 
 def _start(ray: Any, address: str, workers: int | None, device: Device) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    with _signals_kept():
+    with _signals_kept(), _loopback_only(address == LOCAL):
         if address == LOCAL:
             from regraft.cache.stream import decoding_threads
 
@@ -117,6 +118,19 @@ def _pool(ray: Any, workers: int | None, device: Device) -> Pool:
         return Pool(workers=count, cpus=max(1, cpus // count), gpus=min(1.0, gpus / count), device="cuda")
     count = workers or cpus
     return Pool(workers=count, cpus=max(1, cpus // count), gpus=0.0, device="cpu" if device == "auto" else device)
+
+
+@contextmanager
+def _loopback_only(wanted: bool) -> Iterator[None]:
+    """Ray replaces 127.0.0.1 by an address that other machines can reach, unless it takes itself for one without clusters."""
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, _ALSO)
+    setattr(ray_constants, _ALSO, before and not wanted)
+    try:
+        yield
+    finally:
+        setattr(ray_constants, _ALSO, before)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class Setting:
 
 
 class Worker:
-    """An actor of Ray. `model` is what `ray.put` gave for a Model: every worker of a machine reads the same bytes."""
+    """An actor of Ray. `model` is a Model, or what `ray.put` gave for it: Ray itself resolves it in some places only."""
 
     def __init__(self, model: Any, setting: Setting) -> None:
         import ray
@@ -33,7 +33,7 @@ class Worker:
 
         # Ray has a worker for each processor: more threads would only wait for one another.
         torch.set_num_threads(setting.threads)
-        opened: Model = ray.get(model)
+        opened: Model = ray.get(model) if isinstance(model, ray.ObjectRef) else model
         try:
             module, self._preprocess = opened.open()
         except RegraftError as error:
