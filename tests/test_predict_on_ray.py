@@ -11,9 +11,8 @@ from conftest import COLOURS, paint
 
 import regraft
 from regraft.bulk.cluster import Pool, ray_at
-from regraft.bulk.models import Frozen, PretrainedModel, RunModel
-from regraft.bulk.run import WorkersFailed, _alone, answers_of
-from regraft.bulk.worker import Setting
+from regraft.bulk.models import PretrainedModel, RunModel
+from regraft.bulk.run import WorkersFailed, answers_of
 from regraft.cli.main import main
 from regraft.fitted import Fitted, pretrained
 from regraft.recipe import Data
@@ -76,17 +75,22 @@ def paths(folder: Path) -> list[Path]:
     return sorted((folder / "photos").rglob("*.png"))
 
 
-def test_every_image_is_answered_as_without_ray_though_a_worker_is_lost(
+def test_every_image_is_answered_as_without_ray_though_workers_are_lost(
     pool: Pool, fitted: Fitted, folder: Path, paths: list[Path]
 ) -> None:
     assert fitted.folder is not None
     marker = folder / "killed"
-    items = [(Deadly(path, marker) if i == 21 else path, path.name) for i, path in enumerate(paths)]
-    answers = list(answers_of(items, RunModel.read(fitted.folder), pool, size=8))
+    items = [(path, path.name) for path in paths]
+    items[21] = (Deadly(paths[21], marker), paths[21].name)  # ends one worker
+    items[39] = (Deadly(paths[39], None), paths[39].name)  # ends every one
+    answers = list(answers_of(items, RunModel.read(fitted.folder), pool, size=8, retries=0))
     assert marker.exists(), "no worker was killed"
     plain = fitted.predict(paths, device="cpu")
     assert len(answers) == len(plain) == IMAGES
-    assert [i for i, answer in enumerate(answers) if isinstance(answer, Rejected)] == [10]
+    assert {i: answer.code for i, answer in enumerate(answers) if isinstance(answer, Rejected)} == {
+        10: "not_an_image",
+        39: "lost",
+    }
     assert plain[10].reason == answers[10].reason
     for path, answer, row in zip(paths, answers, plain, strict=True):
         if not isinstance(answer, Rejected):
@@ -107,20 +111,6 @@ def test_the_command_writes_the_same_table(
     assert [row.status for row in rows] == [row.status for row in plain]
     assert [[name for name, _ in row.top] for row in rows] == [[name for name, _ in row.top] for row in plain]
     assert "10 rows, 1 of them failed" in capsys.readouterr().err
-
-
-def test_an_image_that_ends_every_process_costs_only_itself(pool: Pool, paths: list[Path]) -> None:
-    model = Frozen(backbone="torchvision:resnet18", weights="none", size=32)
-    digest = model.load().weights_digest
-    items = [(paths[0], "0"), (Deadly(paths[1], None), "1")]
-    setting = Setting(device="cpu", threads=1, images=2)
-    sent = ray.put(Frozen(backbone="torchvision:resnet18", weights="none", size=32, digest=digest))
-    good, lost = (came.answer(items) for came in _alone(items, range(2), sent, setting))
-    assert isinstance(good, np.ndarray)
-    assert good.shape == (512,)
-    assert isinstance(lost, Rejected)
-    assert lost.code == "lost"
-    assert lost.name == "1"
 
 
 def test_a_worker_with_other_weights_is_refused(pool: Pool, paths: list[Path]) -> None:

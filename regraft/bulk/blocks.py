@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from regraft.values import Rejected
 # A place (a path, or whatever addresses an image inside of something) and the name of the image in its row.
 Item = tuple[Any, str]
 Answer = NDArray[np.float32] | Rejected
+# What stands for an image that ended every process that read it.
+LOST = Rejected(path=Path(), name="", code="lost", reason="every process that read it came to an end")
 # Images in a block: as many as are lost with a worker; few enough that all workers have some to the end.
 LEAST, MOST, BLOCKS_PER_WORKER = 8, 256, 8
 _SENT = pa.schema([("row", pa.int64()), ("item", pa.binary())])
@@ -81,8 +83,13 @@ def came_of(block: pa.Table) -> Iterator[Came]:
 
 
 def absolute(path: Any) -> Any:
-    """A path that means the same in a process with another working folder; anything else as it is."""
-    return path.absolute() if isinstance(path, Path) else path
+    """The same place for a process with another working folder: a path, or what lies inside of the file `container`."""
+    if isinstance(path, Path):
+        return path.absolute()
+    container = getattr(path, "container", None)
+    if isinstance(container, str) and "://" not in container:
+        return replace(path, container=str(Path(container).absolute()))
+    return path
 
 
 def _utf8(text: str) -> str:

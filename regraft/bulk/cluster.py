@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from regraft.recipe import Device
 LOCAL = "local"
 # Bytes for blocks under way on this machine: paths go out and rows of numbers come back.
 _STORE = 512 * 2**20
+# No figures of use are sent; and a line about every lost worker, which Ray prints on standard output, is none of our rows.
+_ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 # The first makes Ray listen on the loopback interface alone, in spite of its name; the second keeps it from writing on
 # standard error what concerns those who work on Ray. What says the first to a Ray that is imported already is _ALSO.
 _FOR_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
@@ -58,10 +61,8 @@ def ray_at(address: str, *, workers: int | None = None, device: Device = "auto")
     """
     check_ray(address, workers)
     # Before the first import, when they are read.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if address == LOCAL:
-        for name, value in _FOR_LOCAL.items():
-            os.environ.setdefault(name, value)
+    for name, value in (_ALWAYS | _FOR_LOCAL if address == LOCAL else _ALWAYS).items():
+        os.environ.setdefault(name, value)
     import ray
 
     joined_before = ray.is_initialized()
@@ -76,7 +77,7 @@ def ray_at(address: str, *, workers: int | None = None, device: Device = "auto")
 
 def _start(ray: Any, address: str, workers: int | None, device: Device) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    with _signals_kept(), _loopback_only(address == LOCAL):
+    with _signals_kept(), _loopback_only(address == LOCAL), _stderr_closed():
         if address == LOCAL:
             from regraft.cache.stream import decoding_threads
 
@@ -131,6 +132,20 @@ def _loopback_only(wanted: bool) -> Iterator[None]:
         yield
     finally:
         setattr(ray_constants, _ALSO, before)
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Ray's core says on standard error that it was told to be quiet. What goes wrong comes as an exception all the same."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager

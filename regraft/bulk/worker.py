@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from regraft.bulk.blocks import Answer, Item, answered, items_of
+from regraft.bulk.blocks import LOST, Answer, Item, answered, items_of
 from regraft.bulk.models import Model
 from regraft.errors import RegraftError
 from regraft.values import Rejected
@@ -14,17 +14,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How a worker works: on which device, on how many threads, and how many images there are for all workers."""
+    """How a worker works: on which device, on how many threads, how many images there are for all workers.
+
+    A block whose worker was lost is begun again `retries` times.
+    """
 
     device: str
     threads: int
     images: int
+    retries: int = 0
 
 
 class Worker:
-    """An actor of Ray. `model` is a Model, or what `ray.put` gave for it: Ray itself resolves it in some places only."""
+    """An actor of Ray. `model` is a Model, or what `ray.put` gave for it: Ray itself resolves it in some places only.
 
-    def __init__(self, model: Any, setting: Setting) -> None:
+    `ledger` is the handle of a Ledger; None where nothing is begun again.
+    """
+
+    def __init__(self, model: Any, setting: Setting, ledger: Any = None) -> None:
         import ray
         import torch
 
@@ -40,11 +47,17 @@ class Worker:
             # Errors with arguments by name do not come back whole from another process.
             raise RuntimeError(f"{type(error).__name__}: {error.got} ({error.fix})") from None
         network = FromPixels(module, self._preprocess).eval()
-        self._setting = setting
+        self._setting, self._ledger = setting, ledger
         self._engine = full_precision(network, self._preprocess, setting.device, setting.images, threads=setting.threads)
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
-        """The same rows with what came of each."""
+        """The same rows with what came of each; all of them lost where this block has ended so many workers."""
+        import ray
+
+        if self._ledger is not None:
+            begun = ray.get(self._ledger.begin.remote(block.column("row")[0].as_py()))
+            if begun > self._setting.retries + 1:
+                return answered(block, [LOST] * len(block))
         return answered(block, self._answers(items_of(block)))
 
     def ready(self) -> bool:
