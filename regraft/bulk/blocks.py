@@ -1,6 +1,5 @@
 """Images as blocks that travel: rows with a number, a place that only its reader understands, and what came of them."""
 
-import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ Answer = NDArray[np.float32] | Rejected
 LOST = Rejected(path=Path(), name="", code="lost", reason="every process that read it came to an end")
 # Images in a block: as many as are lost with a worker; few enough that all workers have some to the end.
 LEAST, MOST, BLOCKS_PER_WORKER = 8, 256, 8
-_SENT = pa.schema([("row", pa.int64()), ("item", pa.binary())])
 _CAME = pa.schema([("row", pa.int64()), ("values", pa.binary()), ("code", pa.string()), ("reason", pa.string())])
 
 
@@ -53,13 +51,15 @@ def to_blocks(items: Sequence[Item], size: int) -> list[pa.Table]:
 
 def to_block(items: Sequence[Item], rows: Sequence[int]) -> pa.Table:
     """Some of the items as a block."""
-    # Between processes of one user on Ray's own channels, which carry pickles anyhow; nothing of it is kept.
-    return pa.table({"row": list(rows), "item": [pickle.dumps(items[row]) for row in rows]}, schema=_SENT)
+    from ray.data.extensions import ArrowPythonObjectArray
+
+    # Objects of Python as Ray itself carries them between the processes of one user; nothing of this is kept.
+    return pa.table({"row": list(rows), "item": ArrowPythonObjectArray.from_objects([items[row] for row in rows])})
 
 
 def items_of(block: pa.Table) -> list[Item]:
     """The items of a block, on a worker."""
-    return [pickle.loads(data) for data in block.column("item").to_pylist()]
+    return list(block.column("item").to_pylist())
 
 
 def answered(block: pa.Table, answers: Sequence[Answer]) -> pa.Table:

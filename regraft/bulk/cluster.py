@@ -112,13 +112,16 @@ def _pool(ray: Any, workers: int | None, device: Device) -> Pool:
     """Raises UsageError where a device is asked for that the cluster does not have."""
     has = ray.cluster_resources()
     cpus, gpus = max(1, int(has.get("CPU", 1))), int(has.get("GPU", 0))
+    # A worker that wants more processors than any machine has would be waited for without end.
+    most = max([1, *(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])])
     if device == "cuda" and not gpus:
         raise UsageError(expected="accelerators for --device cuda", got="none among Ray's", fix="leave --device out")
     if gpus and device in ("auto", "cuda"):
         count = workers or gpus
-        return Pool(workers=count, cpus=max(1, cpus // count), gpus=min(1.0, gpus / count), device="cuda")
+        return Pool(workers=count, cpus=min(most, max(1, cpus // count)), gpus=min(1.0, gpus / count), device="cuda")
     count = workers or cpus
-    return Pool(workers=count, cpus=max(1, cpus // count), gpus=0.0, device="cpu" if device == "auto" else device)
+    own = "cpu" if device == "auto" else device
+    return Pool(workers=count, cpus=min(most, max(1, cpus // count)), gpus=0.0, device=own)
 
 
 @contextmanager
