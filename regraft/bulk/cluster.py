@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -22,6 +23,8 @@ _ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 # The first makes Ray listen on the loopback interface alone, in spite of its name; the second keeps it from writing on
 # standard error what concerns those who work on Ray. What says the first to a Ray that is imported already is _ALSO.
 _FOR_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+# Unless one of these is set, Ray keeps a token for all its clusters in the user's home, readable by others.
+_TOKENS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _ALSO = "ENABLE_RAY_CLUSTER"
 
 
@@ -63,6 +66,8 @@ def ray_at(address: str, *, workers: int | None = None, device: Device = "auto")
     # Before the first import, when they are read.
     for name, value in (_ALWAYS | _FOR_LOCAL if address == LOCAL else _ALWAYS).items():
         os.environ.setdefault(name, value)
+    if address == LOCAL and not any(name in os.environ for name in _TOKENS):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # of this process and its children alone
     import ray
 
     joined_before = ray.is_initialized()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -205,7 +205,9 @@ def _on_ray(
     engine, held, errors = "fp32 on Ray", list[NDArray[np.float32]](), list[str | None]()
     about = _about(network, columns, engine)
     items = [(sample.path, sample.name) for sample in images.samples]
-    file = FeatureFile(out, columns.width, _labels(images), about) if out is not None else nullcontext()
+    file: AbstractContextManager[FeatureFile | None] = nullcontext()
+    if out is not None:
+        file = FeatureFile(out, columns.width, _labels(images), about)
     with (
         file as target,
         ray_at(address, workers=workers, device=device) as pool,

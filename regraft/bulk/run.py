@@ -92,7 +92,8 @@ class _Alone:
 
     def __init__(self, items: Sequence[Item], sent: Any, setting: Setting) -> None:
         device = "cpu" if setting.device == "cuda" else setting.device
-        self._items, self._sent, self._actor = items, sent, None
+        self._items, self._sent = items, sent
+        self._actor: Any = None
         self._setting = Setting(device=device, threads=1, images=setting.images)
 
     def ask(self, row: int) -> Came:
