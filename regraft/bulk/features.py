@@ -19,7 +19,7 @@ from regraft.bulk.blocks import Answer
 from regraft.bulk.cluster import check_ray, ray_at
 from regraft.bulk.feature_file import FeatureFile, Labels, check_out, read_features, rows_in_group
 from regraft.bulk.images import Images, read_images
-from regraft.bulk.models import Frozen
+from regraft.bulk.models import Frozen, everywhere
 from regraft.bulk.run import answers_of
 from regraft.cache.engines import pick_device
 from regraft.cache.extract import extract_features
@@ -119,7 +119,7 @@ def features(
         _check_named(backbone)
     named = Frozen(
         backbone=backbone,
-        weights=None if weights is None else str(weights),
+        weights=everywhere(weights),
         size=size,
         channels=channels,
         head_path=head_path,

@@ -121,7 +121,12 @@ def model_of(
     if fitted.folder is not None:
         return RunModel.read(fitted.folder, backbone=backbone, head=head, trust=trust)
     digest = fitted.backbone.weights_digest
-    return PretrainedModel(name=model, digest=digest, weights=weights, trust=trust, head_path=head_path)
+    return PretrainedModel(name=model, digest=digest, weights=everywhere(weights), trust=trust, head_path=head_path)
+
+
+def everywhere(weights: str | Path | None) -> str | None:
+    """What names weights, so that a process with another working folder understands it: a file by its whole path."""
+    return None if weights is None else str(Path(weights).absolute() if Path(weights).is_file() else weights)
 
 
 def _check_same(backbone: Backbone, digest: str) -> None:

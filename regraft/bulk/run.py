@@ -1,7 +1,7 @@
 """Images through a network on Ray's workers: every image answered, in order, whatever becomes of the workers."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -33,7 +33,7 @@ def answers_of(
     size: int | None = None,
     retries: int = RETRIES,
     progress: Progress = Silent(),
-) -> Iterator[Answer]:
+) -> Generator[Answer]:
     """For each (place, name) what the network makes of it, or why there is nothing, in order.
 
     Blocks of a lost worker are computed again. Where one is lost more than `retries` times, its images are asked alone: one
@@ -57,7 +57,7 @@ def answers_of(
         progress.note(f"workers were lost on the way: {count_of(again, 'block')} begun again")
 
 
-def _rows_of(blocks: list[Any], given_to_workers: tuple[Any, ...], pool: Pool) -> Iterator[Came]:
+def _rows_of(blocks: list[Any], given_to_workers: tuple[Any, ...], pool: Pool) -> Generator[Came]:
     """What came of the blocks, in their order."""
     import ray
 
