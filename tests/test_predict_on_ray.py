@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,15 @@ import pytest
 from conftest import COLOURS, paint
 
 import regraft
+from regraft.bulk import run
+from regraft.bulk.blocks import LOST, Came
 from regraft.bulk.cluster import Pool, ray_at
+from regraft.bulk.ledger import Ledger
 from regraft.bulk.models import PretrainedModel, RunModel
-from regraft.bulk.run import WorkersFailed, answers_of
+from regraft.bulk.run import answers_of
+from regraft.bulk.worker import Setting, begun_too_often
 from regraft.cli.main import main
+from regraft.errors import BackboneNotFound, SavedModelRefused
 from regraft.fitted import Fitted, pretrained
 from regraft.recipe import Data
 from regraft.row_table import table_rows
@@ -75,28 +80,48 @@ def paths(folder: Path) -> list[Path]:
     return sorted((folder / "photos").rglob("*.png"))
 
 
-def test_every_image_is_answered_as_without_ray_though_workers_are_lost(
+def test_every_image_is_answered_as_without_ray_though_a_worker_is_lost(
     pool: Pool, fitted: Fitted, folder: Path, paths: list[Path]
 ) -> None:
     assert fitted.folder is not None
     marker = folder / "killed"
-    items = [(path, path.name) for path in paths]
-    items[21] = (Deadly(paths[21], marker), paths[21].name)  # ends one worker
-    items[39] = (Deadly(paths[39], None), paths[39].name)  # ends every one
-    answers = list(answers_of(items, RunModel.read(fitted.folder), pool, size=8, retries=0))
+    items = [(Deadly(path, marker) if i == 21 else path, path.name) for i, path in enumerate(paths)]
+    answers = list(answers_of(items, RunModel.read(fitted.folder), pool, size=8))
     assert marker.exists(), "no worker was killed"
     plain = fitted.predict(paths, device="cpu")
     assert len(answers) == len(plain) == IMAGES
-    assert {i: answer.code for i, answer in enumerate(answers) if isinstance(answer, Rejected)} == {
-        10: "not_an_image",
-        39: "lost",
-    }
+    assert {i: answer.code for i, answer in enumerate(answers) if isinstance(answer, Rejected)} == {10: "not_an_image"}
     assert plain[10].reason == answers[10].reason
     for path, answer, row in zip(paths, answers, plain, strict=True):
         if not isinstance(answer, Rejected):
             mine = fitted.prediction(str(path), answer, 5)
             assert [name for name, _ in mine.top] == [name for name, _ in row.top]
             np.testing.assert_allclose([p for _, p in mine.top], [p for _, p in row.top], atol=1e-5)
+
+
+def test_images_of_a_block_that_ends_every_worker_are_asked_one_by_one(
+    pool: Pool, fitted: Fitted, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fitted.folder is not None
+
+    def rows(blocks: list[object], *_: object) -> Generator[Came]:
+        yield from (Came(row, None, LOST.code, LOST.reason) for row in range(3))
+
+    monkeypatch.setattr(run, "_rows_of", rows)
+    items = [(paths[0], "0"), (paths[1], "1"), (Deadly(paths[2], None), "2")]
+    first, second, lost = answers_of(items, RunModel.read(fitted.folder), pool)
+    assert [answer.name for answer in (first, second, lost) if isinstance(answer, Rejected)] == ["2"]
+    assert isinstance(lost, Rejected)
+    assert lost.code == "lost"
+    for path, answer in ((paths[0], first), (paths[1], second)):
+        assert fitted.prediction(str(path), answer, 1).top[0][0] == fitted.predict([path], device="cpu")[0].top[0][0]
+
+
+def test_a_block_that_was_begun_too_often_is_given_back_unread() -> None:
+    ledger, setting = Ledger(), Setting(device="cpu", threads=1, images=2, retries=1)
+    assert [ledger.begin(8) for _ in range(3)] == [1, 2, 3]
+    assert (ledger.begin(0), ledger.again()) == (1, 2)
+    assert [begun_too_often(count, setting) for count in (1, 2, 3)] == [False, False, True]
 
 
 def test_the_command_writes_the_same_table(
@@ -113,10 +138,11 @@ def test_the_command_writes_the_same_table(
     assert "10 rows, 1 of them failed" in capsys.readouterr().err
 
 
-def test_a_worker_with_other_weights_is_refused(pool: Pool, paths: list[Path]) -> None:
-    model = PretrainedModel(name="efficientnet_lite0", digest="0" * 64)
-    with pytest.raises(WorkersFailed, match="others on a worker"):
-        list(answers_of([(paths[0], "0")], model, pool))
+def test_a_network_with_other_weights_is_refused(folder: Path) -> None:
+    with pytest.raises(BackboneNotFound, match="others on a worker"):
+        PretrainedModel(name="efficientnet_lite0", digest="0" * 64).open()
+    with pytest.raises(SavedModelRefused):
+        RunModel.read(folder / "photos")
 
 
 def test_nothing_of_ray_listens_beyond_the_loopback_interface(pool: Pool) -> None:

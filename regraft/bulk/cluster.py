@@ -22,7 +22,12 @@ _STORE = 512 * 2**20
 _ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 # The first makes Ray listen on the loopback interface alone, in spite of its name; the second keeps it from writing on
 # standard error what concerns those who work on Ray. What says the first to a Ray that is imported already is _ALSO.
-_FOR_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+# The third: a busy machine may need more than Ray's minute to start a process.
+_FOR_LOCAL = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_worker_register_timeout_seconds": "600",
+}
 # Unless one of these is set, Ray keeps a token for all its clusters in the user's home, readable by others.
 _TOKENS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _ALSO = "ENABLE_RAY_CLUSTER"

@@ -25,6 +25,11 @@ class Setting:
     retries: int = 0
 
 
+def begun_too_often(begun: int, setting: Setting) -> bool:
+    """Whether a block that is begun for the `begun`-th time has ended too many workers before."""
+    return begun > setting.retries + 1
+
+
 class Worker:
     """An actor of Ray. `model` is a Model, or what `ray.put` gave for it: Ray itself resolves it in some places only.
 
@@ -56,7 +61,7 @@ class Worker:
 
         if self._ledger is not None:
             begun = ray.get(self._ledger.begin.remote(block.column("row")[0].as_py()))
-            if begun > self._setting.retries + 1:
+            if begun_too_often(begun, self._setting):
                 return answered(block, [LOST] * len(block))
         return answered(block, self._answers(items_of(block)))
 
