@@ -19,17 +19,8 @@ C channels.
 """
 GROUPS = {
     "Functions": (
-        "fit",
-        "load",
-        "pretrained",
-        "inspect",
-        "rank",
-        "audit",
-        "extend",
-        "compare",
-        "explain",
-        "rebuild_report",
-        "shard",
+        *("fit", "load", "pretrained", "inspect", "rank", "audit", "extend", "compare", "explain", "features"),
+        *("predict_on_ray", "rebuild_report", "shard"),
     ),
     "Models": ("Fitted", "FittedPixels", "ImageClassifier"),
     "Strategies": ("Head", "Partial", "Full", "Norm", "Gradual", "Scratch", "Auto", "Decoding", "Training"),

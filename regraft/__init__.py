@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from regraft.api import audit, extend, fit
     from regraft.backbone.structure import inspect
+    from regraft.bulk.features import ImageFeatures, features
+    from regraft.bulk.predicting import predict_on_ray
     from regraft.comparing import compare
     from regraft.errors import (
         BackboneNotFound,
@@ -73,6 +75,7 @@ __all__ = [
     "Gradual",
     "Head",
     "ImageClassifier",
+    "ImageFeatures",
     "InputUnusable",
     "Interval",
     "Norm",
@@ -101,9 +104,11 @@ __all__ = [
     "explain",
     "export",
     "extend",
+    "features",
     "fit",
     "inspect",
     "load",
+    "predict_on_ray",
     "pretrained",
     "rank",
     "rebuild_report",
@@ -113,6 +118,8 @@ __all__ = [
 _HOMES = {
     "regraft.api": ("audit", "extend", "fit"),
     "regraft.backbone.structure": ("inspect",),
+    "regraft.bulk.features": ("ImageFeatures", "features"),
+    "regraft.bulk.predicting": ("predict_on_ray",),
     "regraft.comparing": ("compare",),
     "regraft.errors": (
         "BackboneNotFound",

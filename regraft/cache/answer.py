@@ -36,7 +36,7 @@ def logits_of(
     images = load_images(paths, preprocess)
     with progress.task("images", len(paths), "image") as task:
         where = pick_device(device)
-        engine = lambda: _full_precision(network, preprocess, where, len(paths))  # noqa: E731
+        engine = lambda: full_precision(network, preprocess, where, len(paths))  # noqa: E731
         for item in run_images(images, engine, batch_on(where)):
             task.advance()
             if isinstance(item, Rejected):
@@ -54,15 +54,18 @@ def values_of(
     batch = batch_on(where)
     starts = range(0, len(pixels), batch)
     batches = (np.asarray(pixels[np.arange(start, min(start + batch, len(pixels)))][0].numpy(), np.uint8) for start in starts)
-    for rows in _full_precision(network, preprocess, where, len(pixels)).stream(batches):
+    for rows in full_precision(network, preprocess, where, len(pixels)).stream(batches):
         yield from rows
 
 
-def _full_precision(network: FromPixels, preprocess: Preprocess, device: str, images: int) -> Engine:
+def full_precision(
+    network: FromPixels, preprocess: Preprocess, device: str, images: int, *, threads: int | None = None
+) -> Engine:
+    """The fp32 engine for so many images; `threads`: of OpenVINO, where it is not to take all processors."""
     if device == "cpu" and images >= MANY:
         shape = (1, preprocess.height, preprocess.width, preprocess.channels)
         try:
-            return OpenVinoEngine(Network(network, "", None), np.zeros(shape, np.uint8), "fp32")
+            return OpenVinoEngine(Network(network, "", None), np.zeros(shape, np.uint8), "fp32", threads=threads)
         except Exception:  # not installed, or unable to run this network: slower is better than not at all
             pass
     return TorchEngine(network, device=device, dtype=torch.float32)

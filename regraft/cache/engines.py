@@ -77,7 +77,9 @@ class TorchEngine:
 class OpenVinoEngine:
     """OpenVINO on the processor with two batches under way; the converted network is kept in `folder`."""
 
-    def __init__(self, network: "Network", sample: Pixels, precision: str, *, hint: str = "THROUGHPUT") -> None:
+    def __init__(
+        self, network: "Network", sample: Pixels, precision: str, *, hint: str = "THROUGHPUT", threads: int | None = None
+    ) -> None:
         import openvino
 
         self.name = openvino_name(precision)
@@ -85,7 +87,12 @@ class OpenVinoEngine:
         model = _converted(core, network, sample)
         model.reshape([-1, *sample.shape[1:]])
         # Throughput mode gives each of the processor's streams its own batch; measured in docs/measurements.md#engines
-        options = {"INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision), "PERFORMANCE_HINT": hint}
+        options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision),
+            "PERFORMANCE_HINT": hint,
+        }
+        if threads is not None:  # of a process that has not all processors to itself
+            options["INFERENCE_NUM_THREADS"] = threads
         self._compiled = core.compile_model(model, "CPU", options)
         self._size = 0
         self._alone = threading.local()

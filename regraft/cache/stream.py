@@ -68,18 +68,25 @@ def load_images(
     known: Container[bytes] = (),
     ready: Mapping[ImagePath, Loaded] = MappingProxyType({}),
     looked: Container[bytes] | None = None,
+    *,
+    threads: int | None = None,
 ) -> Iterator[Loaded | Rejected]:
-    """Every image in order, decoded on threads, a bounded number ahead of whoever asks. Those in `ready` are not read again."""
+    """Every image in order, decoded on threads, a bounded number ahead of whoever asks. Those in `ready` are not read again.
+
+    `threads`: how many, where this process has not all processors to itself.
+    """
 
     def load(item: tuple[ImagePath, str]) -> Loaded | Rejected:
         return ready.get(item[0]) or load_image(*item, preprocess, known, looked)
 
-    return in_threads(load, items, ahead=BATCH * AHEAD)
+    return in_threads(load, items, ahead=BATCH * AHEAD, threads=threads)
 
 
-def in_threads(make: Callable[[Item], Made], items: Iterable[Item], *, ahead: int | None = None) -> Iterator[Made]:
+def in_threads(
+    make: Callable[[Item], Made], items: Iterable[Item], *, ahead: int | None = None, threads: int | None = None
+) -> Iterator[Made]:
     """What `make` makes of each item, in order, at most `ahead` of whoever asks; None: a few for each thread."""
-    source, threads = iter(items), decoding_threads()
+    source, threads = iter(items), threads or decoding_threads()
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:

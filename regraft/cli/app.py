@@ -13,6 +13,7 @@ from regraft.cli import (
     evaluate,
     export,
     extend,
+    features,
     fit,
     inspect,
     predict,
@@ -61,6 +62,7 @@ app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
+app.command("features")(features.features)
 app.command("serve")(serve.serve)
 app.command("export")(export.export)
 app.command("audit")(audit.audit)

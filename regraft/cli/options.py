@@ -89,6 +89,21 @@ Exclude = Annotated[
 ]
 
 
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="local|ADDRESS",
+        help="Have Ray's workers do it: local starts Ray on this machine; auto, HOST:PORT or ray://HOST:PORT joins a cluster.",
+        show_default=False,
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", metavar="N", help="Workers of --ray; one for each accelerator or processor by default.", show_default=False
+    ),
+]
 TaskOption = Annotated[
     Task,
     typer.Option(

@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regraft.cli.options import DeviceOption, HeadAgain, HeadPath, NamedAgain, Trust, WeightsOption
+from regraft.cli.options import (
+    DeviceOption,
+    HeadAgain,
+    HeadPath,
+    NamedAgain,
+    RayOption,
+    Trust,
+    WeightsOption,
+    WorkersOption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from regraft.bulk.models import Model
     from regraft.fitted import Fitted
     from regraft.inputs import Inputs
     from regraft.progress import Progress
@@ -85,6 +95,8 @@ def predict(
     head: HeadAgain = None,
     trust: Trust = False,
     device: DeviceOption = "auto",
+    ray: RayOption = None,
+    workers: WorkersOption = None,
 ) -> None:
     """Say what is on images, with probabilities; of a run for pixels, write masks and say what part each class takes.
 
@@ -99,8 +111,10 @@ def predict(
     from regraft.row_file import check_target, choose_target
 
     listed = sys.stdin.buffer if STANDARD_INPUT in files else None
+    _check_ray(ray, workers, explain)
     if kind_of_run(Path(model)) != "classification":
         _check_no_evidence(explain)
+        _check_no_masks(model, {"--ray": ray is not None}, has="classifies images", got="which answers for every pixel")
         asked = Asked(
             out=out, overlays=overlays is not False, probabilities=probabilities, whole=whole, resume=resume,
             overwrite=overwrite, as_json=as_json, as_csv=as_csv, top_k=top_k, device=device,
@@ -124,7 +138,8 @@ def predict(
         check_folder(explain, keep=resume or overwrite)
     inputs = expand_inputs(files, listed=listed, null=null)
     fitted = open_model(model, weights, backbone=backbone, head=head, trust=trust, head_path=head_path)
-    answers = _Answers(fitted, min(top_k, len(fitted.classes)), device, explain)
+    sent = _sent(ray, model, fitted, weights, backbone, head, trust, head_path)
+    answers = _Answers(fitted, min(top_k, len(fitted.classes)), device, explain, ray, workers, sent)
     failed, total = _to_file(answers, inputs, target, resume) if target else _to_stdout(answers, inputs, kind)
     _say_failures(failed, total)
 
@@ -141,29 +156,73 @@ def _check_no_evidence(explain: Path | None) -> None:
         )
 
 
-def _check_no_masks(model: str, given: dict[str, bool]) -> None:
-    """Raise UsageError for options of masks with a model that has none."""
+def _check_no_masks(
+    model: str, given: dict[str, bool], *, has: str = "answers for every pixel", got: str = "which classifies images"
+) -> None:
+    """Raise UsageError for options of masks with a model that has none, or of classes with one of masks."""
     from regraft.errors import UsageError
 
     for option in (option for option, was in given.items() if was):
-        raise UsageError(
-            expected=f"{option} with a run that answers for every pixel",
-            got=f"{model}, which classifies images",
-            fix=f"leave {option} out",
-        )
+        raise UsageError(expected=f"{option} with a run that {has}", got=f"{model}, {got}", fix=f"leave {option} out")
+
+
+def _check_ray(ray: str | None, workers: int | None, explain: Path | None) -> None:
+    """Raise UsageError for a Ray that cannot be had, and for what does not go together with it."""
+    from regraft.errors import UsageError
+
+    if ray is None:
+        if workers is not None:
+            raise UsageError(expected="--workers with --ray", got="no --ray", fix="add --ray local, or leave --workers out")
+        return
+    if explain is not None:
+        raise UsageError(expected="--explain or --ray", got="both", fix="explain fewer images, without --ray")
+    from regraft.bulk.cluster import check_ray
+
+    check_ray(ray, workers)
+
+
+def _sent(
+    ray: str | None, model: str, fitted: "Fitted", weights: str | None, backbone: str | None, head: str | None, trust: bool,
+    head_path: str | None,
+) -> "Model | None":  # fmt: skip
+    """What Ray's workers open, where they are to answer."""
+    if ray is None:
+        return None
+    from regraft.bulk.models import model_of
+
+    return model_of(model, fitted, weights=weights, backbone=backbone, head=head, trust=trust, head_path=head_path)
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """What makes the rows: `columns` classes for each image, and where `folder` is named, a picture of the evidence in it."""
+    """What makes the rows: `columns` classes for each image, and where `folder` is named, a picture of the evidence in it.
+
+    `sent` is what the workers of `ray` open.
+    """
 
     fitted: "Fitted"
     columns: int
     device: DeviceOption
     folder: Path | None
+    ray: str | None = None
+    workers: int | None = None
+    sent: "Model | None" = None
 
     def of(self, paths: "Iterable[str]", watch: "Progress") -> "Iterator[Prediction]":
         """One row per path, in order, as soon as it is there."""
+        if self.ray is not None and self.sent is not None:
+            from regraft.bulk.predicting import iter_on_ray
+
+            return iter_on_ray(
+                self.fitted,
+                self.sent,
+                paths,
+                address=self.ray,
+                workers=self.workers,
+                top_k=self.columns,
+                device=self.device,
+                progress=watch,
+            )
         if self.folder is None:
             return self.fitted.iter_predict(paths, top_k=self.columns, device=self.device, progress=watch)
         return self._explained(self.folder, paths, watch)

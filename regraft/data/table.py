@@ -186,3 +186,25 @@ def link_notes(samples: Sequence[Sample]) -> list[str]:
     """A line about the images that are symbolic links."""
     links = [s.name for s in samples if isinstance(s.path, Path) and os.path.islink(s.path)]  # noqa: PTH114
     return [f"{count_of(len(links), 'image')} read through symbolic links: {listing(links, 5)}"] if links else []
+
+
+def read_listed(data: Data) -> Found:
+    """The images of the table `data.path` as it lists them: each row its image, in order, with labels where it has any.
+
+    Raises DataUnusable as `read_table` does, but not for what labels say.
+    """
+    table = read_columns(data.path, [(data.path_column, "--path-column"), (data.label_column, None)])
+    folder, nothing = os.path.abspath(data.path.parent), [None] * len(table.rows)  # noqa: PTH100 (`resolve` follows links)
+    labels = table.columns.get(data.label_column, nothing)
+    multi_label = any(isinstance(cell, list) or (isinstance(cell, str) and _SEPARATORS.search(cell)) for cell in labels)
+    listed = zip(table.rows, table.columns[data.path_column], labels, strict=True)
+    rows = [
+        _Row(number, identity_of(data, number, path, folder), _labels(data, number, label, multi_label), None, None)
+        for number, path, label in listed
+    ]
+    return Found(
+        root=data.path.parent,
+        title=shown(data.path.name),
+        samples=tuple(Sample(path=data.path.parent / row.path, name=row.path, labels=row.labels) for row in rows),
+        multi_label=multi_label,
+    )
