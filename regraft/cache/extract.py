@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from regraft.backbone.boundary import prefix_of
 from regraft.backbone.features import Columns, Features, FromPixels, pooled
 from regraft.backbone.model import Backbone, Boundary
+from regraft.cache.agree import agreed, same_engine
 from regraft.cache.choose import Chosen, choose_engine, named_engine
 from regraft.cache.engines import Network, Pixels, pick_device
 from regraft.cache.store import BYTES, FLOATS, HALVES, FeatureRows, Table
@@ -26,6 +27,7 @@ from regraft.data.look import VERSION as LOOK_VERSION
 from regraft.data.preprocess import Preprocess
 from regraft.errors import DataUnusable, TooManyUnreadable
 from regraft.progress import Progress, Silent
+from regraft.ranks import here
 from regraft.values import EngineTiming, Pooling, Rejected, Sample
 
 # Rows are written together, until they are so many or take so many bytes.
@@ -197,27 +199,33 @@ def extract_boundary(
     """What crosses `boundary` for every sample, from the cache or from one pass through the part before it.
 
     `digests` are those of the files when they were read before: raises DataUnusable where one has changed, TooManyUnreadable
-    where one cannot be read any more, OutOfSpace as `extract_features` does.
+    where one cannot be read any more, OutOfSpace as `extract_features` does. Of several ranks each makes the rows of its own
+    images, in one table; all have to call this.
     """
-    preprocess, where = backbone.preprocess, pick_device(device)
+    preprocess, where, ranks = backbone.preprocess, pick_device(device), here()
+    own_n = ranks.mine(len(samples))
     if boundary.nodes:
         network = network_up_to(backbone, boundary, cache)
-        chosen = choose_engine(network, samples, preprocess, where, progress)
+        chosen = same_engine(ranks, choose_engine(network, samples, preprocess, where, progress), network, preprocess, where)
         shapes, key = boundary.shapes, boundary_key(backbone, boundary, chosen.name)
     else:
         chosen = _DECODED
         shapes, key = ((preprocess.height, preprocess.width, preprocess.channels),), _pixels_key(preprocess)
     width = sum(math.prod(shape) for shape in shapes)
     with closing(Table.open(cache, key, width, FLOATS if boundary.nodes else BYTES)) as table:
-        results, now, _ = _run(samples, table, chosen, preprocess, where, 0, progress)
-    changed = [sample.name for sample, one, other in zip(samples, digests, now, strict=True) if one != other]
+        own = [samples[i] for i in own_n]
+        results, now, _ = agreed(ranks, lambda: _run(own, table, chosen, preprocess, where, 0, progress))
+    # Rows have the same numbers for all ranks: the table is the same.
+    rows_N = ranks.rows(np.array([row for row in results if isinstance(row, int)], np.int64))
+    differs_N = ranks.rows(np.array([digests[i] != digest for i, digest in zip(own_n, now, strict=True)], np.bool_))
+    changed = [samples[i].name for i in np.flatnonzero(differs_N)]
     if changed:
         raise DataUnusable(
             expected="images that stay as they are while they are worked with",
             got=f"changed meanwhile: {', '.join(changed[:5])}",
             fix="run the same command again",
         )
-    return Activations(rows=table.rows([row for row in results if isinstance(row, int)]), shapes=shapes)
+    return Activations(rows=table.rows(rows_N), shapes=shapes)
 
 
 class _AsTheyAre:

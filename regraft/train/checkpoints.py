@@ -10,14 +10,17 @@ import torch
 
 from regraft.artifact.checkpoint import newest_checkpoint, remove_checkpoints, save_checkpoint
 from regraft.artifact.checkpoint_record import Checkpoint
+from regraft.cache.agree import agreed
 from regraft.errors import DataUnusable, NotExact, UsageError
 from regraft.place import STATES, is_interrupted
 from regraft.progress import Progress, Silent
+from regraft.ranks import here
 from regraft.strategies import Strategy
 from regraft.train.keeper import Keeper, Kept
 
 _SHOWN = 5
 _CLASSES = "classes"  # what was asked for with the data
+_ONE = {"processes": "1"}  # what need not be said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,8 @@ class Resume:
 
 def machine(device: str) -> dict[str, str]:
     """What decides the last bits of a result on this machine."""
-    return {
+    size = here().size
+    return ({} if size == 1 else {"processes": str(size)}) | {
         "torch": torch.__version__,
         "device": device,
         "threads": str(torch.get_num_threads()),
@@ -67,22 +71,20 @@ def _text(value: object) -> str:
 
 
 class DiskKeeper:
-    """Keeps the states of one strategy in a folder of its own."""
+    """Keeps the states of one strategy in a folder of its own.
+
+    Of several ranks only rank 0 reads and writes; all of them have to make this at the same time, and recall what it has read.
+    """
 
     def __init__(self, folder: Path, identity: Identity, resume: Resume, progress: Progress) -> None:
-        self._folder, self._identity, self._number = folder, identity, 0
-        self._before: Kept | None = None
-        found = newest_checkpoint(folder)
-        if found is None:
-            return
-        for note in found.notes:
-            progress.note(note)
-        facts = dict(found.checkpoint.facts)
-        _check(facts.pop("asked"), facts.pop("images"), facts.pop("machine"), identity, resume, folder, progress)
-        self._number = found.checkpoint.number + 1
-        self._before = Kept(tensors=found.checkpoint.tensors, facts=facts)
+        self._folder, self._identity, self._ranks = folder, identity, here()
+        first = self._ranks.first
+        found = agreed(self._ranks, lambda: _newest(folder, identity, resume, progress) if first else None)
+        self._number, self._before = self._ranks.shared(lambda: found or (0, None))
 
     def keep(self, state: Kept) -> None:
+        if not self._ranks.first:
+            return
         facts = {**state.facts, **asdict(self._identity)}
         save_checkpoint(self._folder, Checkpoint(number=self._number, tensors=state.tensors, facts=facts))
         self._number += 1
@@ -91,19 +93,35 @@ class DiskKeeper:
         return self._before
 
 
+def _newest(folder: Path, identity: Identity, resume: Resume, progress: Progress) -> tuple[int, Kept | None]:
+    """The number of the next state, and the newest where there is one. Raises where that is not to be gone on with."""
+    found = newest_checkpoint(folder)
+    if found is None:
+        return 0, None
+    for note in found.notes:
+        progress.note(note)
+    facts = dict(found.checkpoint.facts)
+    _check(facts.pop("asked"), facts.pop("images"), facts.pop("machine"), identity, resume, folder, progress)
+    return found.checkpoint.number + 1, Kept(tensors=dict(found.checkpoint.tensors), facts=facts)
+
+
 def keepers_in(
     run: Path, identity: Identity, *, resume: Resume | None, progress: Progress = Silent()
 ) -> Callable[[str], Keeper]:
-    """What gives each strategy of a run its keeper; without `resume` all start from nothing."""
-    root = run / STATES
+    """What gives each strategy of a run its keeper; without `resume` all start from nothing.
+
+    Of several ranks all have to call this, and to ask for the same keepers in the same order.
+    """
+    root, ranks = run / STATES, here()
     there: dict[str, Keeper] = {}
     if resume is None:
         forget(run)
-    elif not is_interrupted(run):
+        ranks.wait()
+    elif not ranks.shared(lambda: is_interrupted(run)):
         progress.note(f"no checkpoint in {root}: starting from the beginning")
     else:
         # All of them at once: those of another strategy are refused too, and not passed by.
-        folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
+        folders = ranks.shared(lambda: sorted(folder for folder in root.iterdir() if folder.is_dir()))
         there = {folder.name: DiskKeeper(folder, identity, resume, progress) for folder in folders}
         progress.note(f"going on from {root}")
 
@@ -115,9 +133,9 @@ def keepers_in(
 
 
 def forget(run: Path) -> None:
-    """Remove the states of a run that is finished, or starts anew."""
+    """Remove the states of a run that is finished, or starts anew. Of several ranks rank 0 does."""
     root = run / STATES
-    if root.is_dir():
+    if here().first and root.is_dir():
         for folder in sorted(root.iterdir()):
             remove_checkpoints(folder)
         with suppress(OSError):  # something else lies in it
@@ -153,7 +171,9 @@ def _check(
             got="others: some were added, removed, changed or labelled anew",
             fix="bring them back, go on all the same with --allow-data-change, or start anew with --overwrite",
         )
-    reasons = _differing(where, identity.machine) + (["other images"] if images != identity.images else [])
+    reasons = _differing({**_ONE, **where}, {**_ONE, **identity.machine})
+    if images != identity.images:
+        reasons.append("other images")
     if reasons and resume.exact:
         raise NotExact(
             expected="to go on exactly as if the training had never stopped (--exact)",

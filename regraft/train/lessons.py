@@ -23,7 +23,7 @@ class Lessons:
 
     `train` and `validation` are positions among the N; the weights have mean 1 over the former. `names` are the images', for
     messages. `objective` says what is wanted of the outputs. `drawn`, for what has to move with the images, says how they
-    were augmented.
+    were augmented. `prepare` is called before an epoch, on every rank, where there is something to be had ready together.
     """
 
     read: Read
@@ -34,6 +34,7 @@ class Lessons:
     names: tuple[str, ...] = ()
     objective: Objective = field(default_factory=ByClass)
     drawn: Drawn | None = None
+    prepare: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from regraft.errors import DataUnusable, Diverged
 from regraft.progress import Progress, Silent
+from regraft.ranks import here
 from regraft.strategies import Training
 from regraft.train.chance import order_of
 from regraft.train.judge import judge
@@ -27,6 +28,7 @@ from regraft.train.lessons import Learner, Lessons
 from regraft.train.objective import NOT_JUDGED, Judged
 from regraft.train.schedule import factor
 from regraft.train.step import Averaged, Stepper, make_optimizer
+from regraft.train.together import begin_alike
 from regraft.values import Epoch
 
 _NOWHERE = Nowhere()
@@ -59,10 +61,16 @@ def train(
     Without validation images it ends with those of the last epoch. `until`: stop after so many epochs, with the rates of all.
     Goes on from what `keeper` recalls. Raises Diverged when a loss or a gradient is no number any more, OutOfSpace where a
     single image does not fit into memory or a checkpoint not on the disk, Interrupted (after a checkpoint) on a signal.
+
+    Several ranks train together: each takes its share of every batch and of the validation images, and all end alike. They have
+    to begin with the same lessons, and to recall the same.
     """
-    run = _Run(learner, lessons, how, seed, progress, until)
     before = keeper.recall()
+    if before is None:
+        begin_alike(learner, here())
+    run = _Run(learner, lessons, how, seed, progress, until)
     with progress.task("training", run.most * len(lessons.train), "image") as task, stoppable() as stopping:
+        run.stepper.stopping = stopping
         if before is not None:
             run.restore(before)
         else:
@@ -77,6 +85,7 @@ def train(
                 if stopping.due():
                     _keep(run, keeper, stopping)
             on_epoch(run.end_epoch())
+            stopping.ask_all()
             _keep(run, keeper, stopping)
     return run.end()
 
@@ -138,6 +147,8 @@ class _Run:
         """The steps that are left of an epoch; after each, how many images it took."""
         number = len(self.epochs) + 1
         self.learner.set_modes(True)
+        if self.lessons.prepare is not None:
+            self.lessons.prepare(number)
         order = self.lessons.train[order_of(len(self.lessons.train), self.seed, number)]
         for index, rows in enumerate(split_batches(order, self.how.batch_size)):
             if index < self.index:
