@@ -7,8 +7,9 @@ import numpy as np
 
 from regraft.cache.choose import Chosen, named_engine
 from regraft.cache.engines import Network
+from regraft.cache.store import Table
 from regraft.data.preprocess import Preprocess
-from regraft.errors import RegraftError
+from regraft.errors import RegraftError, UsageError
 from regraft.ranks import Ranks
 
 Value = TypeVar("Value")
@@ -37,6 +38,16 @@ def _again(kind: type[RegraftError], expected: str, got: str, fix: str) -> Regra
     error = kind.__new__(kind)  # kinds have fields of their own, which the message does not need
     RegraftError.__init__(error, expected=expected, got=got, fix=fix)
     return error
+
+
+def check_same_table(ranks: Ranks, table: Table) -> None:
+    """Raise UsageError, on all ranks, where they would not write to the same table: its name says all that makes a row."""
+    if len(set(ranks.rows(np.array([table.folder.name])))) > 1:
+        raise UsageError(
+            expected="the same network in every process, as rows of one are read by all",
+            got="networks of different weights or preparation",
+            fix="load its weights from a file, or draw them after torch.manual_seed",
+        )
 
 
 def same_engine(ranks: Ranks, chosen: Chosen, network: Network, preprocess: Preprocess, device: str) -> Chosen:

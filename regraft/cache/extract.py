@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from regraft.backbone.boundary import prefix_of
 from regraft.backbone.features import Columns, Features, FromPixels, pooled
 from regraft.backbone.model import Backbone, Boundary
-from regraft.cache.agree import agreed, same_engine
+from regraft.cache.agree import agreed, check_same_table, same_engine
 from regraft.cache.choose import Chosen, choose_engine, named_engine
 from regraft.cache.engines import Network, Pixels, pick_device
 from regraft.cache.store import BYTES, FLOATS, HALVES, FeatureRows, Table
@@ -213,6 +213,7 @@ def extract_boundary(
         shapes, key = ((preprocess.height, preprocess.width, preprocess.channels),), _pixels_key(preprocess)
     width = sum(math.prod(shape) for shape in shapes)
     with closing(Table.open(cache, key, width, FLOATS if boundary.nodes else BYTES)) as table:
+        check_same_table(ranks, table)
         own = [samples[i] for i in own_n]
         results, now, _ = agreed(ranks, lambda: _run(own, table, chosen, preprocess, where, 0, progress))
     # Rows have the same numbers for all ranks: the table is the same.
