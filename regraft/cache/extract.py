@@ -27,7 +27,7 @@ from regraft.data.look import VERSION as LOOK_VERSION
 from regraft.data.preprocess import Preprocess
 from regraft.errors import DataUnusable, TooManyUnreadable
 from regraft.progress import Progress, Silent
-from regraft.ranks import here
+from regraft.ranks import Ranks, here
 from regraft.values import EngineTiming, Pooling, Rejected, Sample
 
 # Rows are written together, until they are so many or take so many bytes.
@@ -195,14 +195,15 @@ def extract_boundary(
     cache: Path,
     device: str = "auto",
     progress: Progress = Silent(),
+    ranks: Ranks | None = None,
 ) -> Activations:
     """What crosses `boundary` for every sample, from the cache or from one pass through the part before it.
 
     `digests` are those of the files when they were read before: raises DataUnusable where one has changed, TooManyUnreadable
-    where one cannot be read any more, OutOfSpace as `extract_features` does. Of several ranks each makes the rows of its own
-    images, in one table; all have to call this.
+    where one cannot be read any more, OutOfSpace as `extract_features` does. Of several `ranks` (None: those of the group that
+    this process has joined) each makes the rows of its own images, in one table; all of them have to call this.
     """
-    preprocess, where, ranks = backbone.preprocess, pick_device(device), here()
+    preprocess, where, ranks = backbone.preprocess, pick_device(device), here() if ranks is None else ranks
     own_n = ranks.mine(len(samples))
     if boundary.nodes:
         network = network_up_to(backbone, boundary, cache)
