@@ -26,7 +26,9 @@ from regraft.errors import Interrupted, OutOfSpace, RegraftError
 from regraft.ranks import here
 from regraft.strategies import Training
 from regraft.train import keeper as keeping
+from regraft.train import spread as spreading
 from regraft.train.checkpoints import DiskKeeper, Identity, Resume
+from regraft.train.faster import rewritten
 from regraft.train.interpolate import interpolate
 from regraft.train.judge import answers
 from regraft.train.keeper import Kept
@@ -221,6 +223,35 @@ def begun_apart(found: Found) -> None:
     found.add("begun apart", learner.state, asdict(timeless(course)))
 
 
+def spread_out(found: Found) -> None:
+    """The same trainings with every parameter in parts, those of a rewritten network, and one that was stopped."""
+    spreading._LEAST, spreading._MOST = 64, 0.6
+    os.environ[spreading.ASKED] = "1"
+    for name in ("adamw", "mixed"):
+        course, learner, memory = course_of(name)
+        found.add(f"spread {name}", learner.state, asdict(course))
+        if name == "mixed":
+            again, learner, _ = course_of(name, memory.states[2])
+            found.add("spread again", learner.state, asdict(again))
+            found.add("spread state", memory.states[2].tensors, {})
+    learner, lessons = learner_for("adamw"), lessons_for()
+    small = lessons.read(lessons.train[:2], None)
+    learner.set_modes(False)
+    with rewritten(learner.module, small) as convs:
+        train(learner, lessons, HOWS["adamw"], seed=4)
+        found.add("spread rewritten", learner.state, len(convs))
+    with spreading.spread(learner, small, here()) as parted:
+        own = [value.to_local().numel() for group in parted.groups for value in group.parameters.values()]  # type: ignore[attr-defined]
+        units = sum(type(layer).__name__.startswith("FSDP") for layer in parted.module.modules())
+        how = HOWS["adamw"]
+        stepper = Stepper(parted, lessons, how, make_optimizer(parted, how), 0, Notes())
+        parted.set_modes(True)
+        loss = stepper.gradients(np.arange(1), 1, 0).loss
+    whole = sum(value.numel() for value in learner.module.parameters())
+    found.facts["spread parts"] = {"own": sum(own), "whole": whole, "units": units, "loss": loss}
+    del os.environ[spreading.ASKED]
+
+
 def shared_tables(found: Found, folder: Path) -> None:
     """Pixels, what crosses a boundary and its views: each rank makes its part, and all read all."""
     from conftest import COLOURS, paint_classes
@@ -287,7 +318,7 @@ def main(rank: int, size: int, folder: Path) -> None:
     store = torch.distributed.FileStore(str(folder / "store"), size)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
     found = Found()
-    checks: list[Callable[[Found], None]] = [whole_trainings, stopped_and_gone_on, short_of_memory, begun_apart]
+    checks: list[Callable[[Found], None]] = [whole_trainings, stopped_and_gone_on, short_of_memory, begun_apart, spread_out]
     for check in checks:
         check(found)
     told_to_stop(found, signal.SIGTERM)

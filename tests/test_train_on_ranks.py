@@ -189,6 +189,40 @@ def test_memory_that_runs_out_on_one_rank_halves_the_parts_of_all(pair: Pair) ->
         assert found.facts["scarce"]["right"] == pair.alone.facts["gradients"]["right"]
 
 
+@pytest.mark.parametrize("name", ["adamw", "mixed"])
+def test_parameters_in_parts_are_trained_as_whole_ones_are(pair: Pair, name: str) -> None:
+    for found in (pair.first, pair.second):
+        spread = {key.removeprefix("spread "): value for key, value in of(found, f"spread {name}").items()}
+        alike(spread, of(pair.alone, name))
+        course, alone = found.facts[f"spread {name}"], pair.alone.facts[name]
+        assert course["chosen"] == alone["chosen"]
+        for epoch, wanted in zip(course["epochs"], alone["epochs"], strict=True):
+            assert epoch["loss"] == pytest.approx(wanted["loss"], abs=TOLERANCE)
+            assert epoch["tempered_loss"] == pytest.approx(wanted["tempered_loss"], abs=TOLERANCE)
+
+
+def test_what_trains_in_parts_is_kept_whole_and_gone_on_with(pair: Pair) -> None:
+    for found in (pair.first, pair.second):
+        again = {key.replace("again", "mixed"): value for key, value in of(found, "spread again").items()}
+        for name, value in of(found, "spread mixed").items():
+            assert torch.equal(value, again[name]), name
+        live = {key: value for key, value in of(found, "spread state").items() if "/live." in key}
+        shapes = {key.replace("spread state/live.", "adamw/"): value.shape for key, value in live.items()}
+        assert shapes == {key: value.shape for key, value in of(pair.alone, "adamw").items()}
+
+
+def test_each_rank_has_a_part_of_each_parameter(pair: Pair) -> None:
+    facts = [found.facts["spread parts"] for found in (pair.first, pair.second)]
+    assert sum(fact["own"] for fact in facts) == facts[0]["whole"]
+    assert max(fact["own"] for fact in facts) < 0.6 * facts[0]["whole"]
+    assert facts[0]["units"] == 4  # three stages and the rest
+    assert facts[0]["loss"] == facts[1]["loss"] > 0  # of a single image, which one rank has
+    for found in (pair.first, pair.second):
+        assert found.facts["spread rewritten"] == 3
+        rewritten = {key.replace("spread rewritten", "adamw"): value for key, value in of(found, "spread rewritten").items()}
+        alike(rewritten, of(pair.alone, "adamw"), 1e-4)
+
+
 def test_only_rank_0_writes_and_all_recall_what_it_has_read(pair: Pair) -> None:
     assert pair.first.facts["written"] == ["000000000.json", "000000000.safetensors"]
     assert pair.second.facts["written"] == []

@@ -17,6 +17,7 @@ from regraft.progress import Progress, Silent
 from regraft.ranks import here
 from regraft.strategies import Strategy
 from regraft.train.keeper import Keeper, Kept
+from regraft.train.spread import is_asked
 
 _SHOWN = 5
 _CLASSES = "classes"  # what was asked for with the data
@@ -49,8 +50,9 @@ class Resume:
 
 def machine(device: str) -> dict[str, str]:
     """What decides the last bits of a result on this machine."""
-    size = here().size
-    return ({} if size == 1 else {"processes": str(size)}) | {
+    ranks = here()
+    processes = f"{ranks.size}{' with FSDP2' * is_asked(ranks)}"
+    return ({} if ranks.alone else {"processes": processes}) | {
         "torch": torch.__version__,
         "device": device,
         "threads": str(torch.get_num_threads()),

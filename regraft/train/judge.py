@@ -46,6 +46,9 @@ def _over(
     # Where not every rank would have an image, each looks at all of them.
     shared = not ranks.alone and len(every) >= ranks.size
     own = every[ranks.mine(len(every))] if shared else every
+    count = len(own)
+    if shared and learner.spread:  # as many passes as any other rank: the last image once more
+        own = np.append(own, own[-1:].repeat(-(-len(every) // ranks.size) - count))
 
     def run(some: NDArray[np.int64]) -> NDArray[np.float32]:
         inputs = [value.to(learner.device) for value in read(some, None)]
@@ -56,4 +59,4 @@ def _over(
 
     parts = [part for start in range(0, len(own), batch) for part in in_parts(own[start : start + batch], run)]
     found = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
-    return ranks.rows(found) if shared else found
+    return ranks.rows(found[:count]) if shared else found

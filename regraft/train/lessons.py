@@ -43,7 +43,8 @@ class Learner:
 
     `set_modes(training)` puts every part into its mode; `groups` hold all that trains, on `device`. `state` are the parameters
     and buffers that a training may change or a checkpoint has to hold, by name: the tensors themselves, not copies.
-    `moves_statistics`: whether running statistics of norms follow the images.
+    `moves_statistics`: whether running statistics of norms follow the images. `spread`: each of several ranks has a part of
+    each parameter, and all have to run as many passes (see `spread`).
     """
 
     module: nn.Module
@@ -53,3 +54,4 @@ class Learner:
     device: str = "cpu"
     precision: StepPrecision = field(default=FP32)
     moves_statistics: bool = False
+    spread: bool = False

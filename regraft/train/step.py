@@ -16,8 +16,10 @@ from regraft.strategies import Training
 from regraft.train.chance import seeded
 from regraft.train.keeper import Stopping
 from regraft.train.lessons import Learner, Lessons
-from regraft.train.memory_limit import halves, is_out_of_memory, release, too_large
+from regraft.train.memory_limit import is_out_of_memory, release, too_large
 from regraft.train.mixing import joined, paired
+from regraft.train.objective import outputs_of
+from regraft.train.spread import in_full
 from regraft.train.together import Together
 
 _NAMED = 5  # images of a batch named in a message
@@ -73,7 +75,7 @@ class Stepper:
             group["lr"] = own.lr * factor
         taken = self.gradients(rows, epoch, index)
         trained = [value for group in self.learner.groups for value in group.parameters.values()]
-        length = nn.utils.clip_grad_norm_(trained, self.how.clip).item()
+        length = in_full(nn.utils.clip_grad_norm_(trained, self.how.clip)).item()
         if not (math.isfinite(taken.loss) and math.isfinite(length)):
             self.optimizer.zero_grad(set_to_none=True)
             raise self._diverged(taken.loss, rows, epoch, index)
@@ -93,7 +95,7 @@ class Stepper:
             try:
                 found = self._in_parts(rows, epoch, index)
             except Exception as error:
-                if not is_out_of_memory(error):
+                if not is_out_of_memory(error) or self.learner.spread:
                     raise
                 why = str(error)
             # Outside of the handler, which holds on to everything that the failed attempt had made.
@@ -124,13 +126,14 @@ class Stepper:
 
     def _in_parts(self, rows: NDArray[np.int64], epoch: int, index: int) -> Taken:
         """The sums over this rank's images, and the gradients of its part of the mean."""
-        learner, how, rank = self.learner, self.how, self.together.ranks.rank
+        learner, how, rank, scale = self.learner, self.how, self.together.ranks.rank, self.together.scale
         self.optimizer.zero_grad(set_to_none=True)
         batch = self._batch(rows, epoch, index)
-        if not batch.count:
-            return Taken(0.0, 0.0)
         objective, loss, hits = self.lessons.objective, torch.zeros(()), 0.0
-        for number, part in enumerate(halves(np.arange(batch.count), self.most)):
+        for number, part in enumerate(self.together.parts(batch.count, len(rows), self.most)):
+            if not len(part):
+                self._pass_for_nothing(rows, epoch)
+                continue
             positions = torch.from_numpy(part).to(learner.device)
             truth, others = batch.truth[positions], None if batch.others is None else batch.others[positions]
             inputs = [value[part].to(learner.device) for value in batch.inputs]
@@ -139,10 +142,17 @@ class Stepper:
                 with learner.precision.computing(learner.device):
                     value = learner.module(*inputs)
                 losses, own = objective.losses(value, truth, others, batch.share, how.label_smoothing)
-                torch.autograd.backward(losses.sum() / len(rows))
+                torch.autograd.backward(losses.sum() / len(rows) * scale)
             loss = loss + own.sum().cpu()
             hits += float(objective.right(value, truth).sum())
         return Taken(float(loss), hits)
+
+    def _pass_for_nothing(self, rows: NDArray[np.int64], epoch: int) -> None:
+        """What other ranks wait for where this one has no image: both passes, and no gradient."""
+        inputs = [value.to(self.learner.device) for value in self.lessons.read(rows[:2], epoch)]
+        with seeded(self.seed), self.learner.precision.computing(self.learner.device):
+            outputs = outputs_of(self.learner.module(*inputs))
+        torch.autograd.backward(torch.stack([value.sum() for value in outputs]).sum() * 0.0)
 
     def _batch(self, rows: NDArray[np.int64], epoch: int, index: int) -> "_Batch":
         """This rank's images of a batch, mixed with those that the whole batch mixes them with."""

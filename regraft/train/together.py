@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from regraft.ranks import Ranks
 from regraft.train.lessons import Learner
+from regraft.train.memory_limit import halves
 
 # Numbers in one message: so much memory is taken for it, too.
 _MESSAGE = 1 << 24
@@ -40,7 +41,9 @@ class Together:
     """What is summed over the ranks of the parameters and the statistics of a learner."""
 
     def __init__(self, learner: Learner, ranks: Ranks) -> None:
-        self.ranks, self._device = ranks, learner.device
+        self.ranks, self._device, self._spread = ranks, learner.device, learner.spread
+        # FSDP2 takes the mean over ranks of what is to be a sum.
+        self.scale = float(ranks.size) if learner.spread else 1.0
         self.trained = [value for group in learner.groups for value in group.parameters.values()]
         known = {id(value) for value in self.trained}
         # What moves by itself: the running statistics of norms.
@@ -56,6 +59,15 @@ class Together:
     def most_of_one(self, count: int) -> int:
         """How many images of a batch one rank has at most."""
         return -(-count // min(self.ranks.size, max(1, count // self._least)))
+
+    def parts(self, own: int, count: int, most: int) -> list[NDArray[np.int64]]:
+        """This rank's `own` images of a batch of `count` in parts of at most `most`.
+
+        Where parameters are spread every rank has as many parts: some may be empty.
+        """
+        if self._spread:
+            return np.array_split(np.arange(own), -(-self.most_of_one(count) // most))
+        return halves(np.arange(own), most) if own else []
 
     def all_said(self, failed: bool, loss: float, right: float, asks: Sequence[float]) -> Said:
         """What all ranks say together, in one message."""
@@ -81,9 +93,14 @@ class Together:
         `share` is this rank's part of the images, `before` what `statistics` gave.
         """
         learned = [value for value, counts in zip(self.trained, said.learned, strict=True) if counts]
+        if self._spread:
+            # Those that are spread have been added up on their way; the loss was scaled for their mean.
+            learned = [value for value in learned if type(value) is nn.Parameter]
         for value in learned:
             if value.grad is None:
                 value.grad = torch.zeros_like(value)
+            elif self._spread:
+                value.grad /= self.scale
         moved = [share * _floating(value - old) for value, old in zip(self.moving, before, strict=True)]
         added([*(value.grad for value in learned if value.grad is not None), *moved], self.ranks)
         for value, old, change in zip(self.moving, before, moved, strict=True):
