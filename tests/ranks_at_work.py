@@ -301,6 +301,11 @@ def shared_tables(found: Found, folder: Path) -> None:
         extract_boundary(samples, digests, other, boundary_for(other, "layer3"), **options)  # type: ignore[arg-type]
     except UsageError as error:
         found.facts["another network"] = error.expected
+    try:
+        apart = {"cache": folder / f"cache {ranks.rank}", "device": "cpu"}
+        extract_boundary(samples, digests, backbone, boundary_for(backbone, "pixels"), **apart)  # type: ignore[arg-type]
+    except UsageError as error:
+        found.facts["another cache"] = error.got
     broken = folder / "broken.png"
     if ranks.first:
         broken.write_bytes(b"no image")

@@ -1,6 +1,6 @@
 """What the processes of one fit have to be agreed on before they share a table: the engine, and whether all went well."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -48,6 +48,23 @@ def check_same_table(ranks: Ranks, table: Table) -> None:
             got="networks of different weights or preparation",
             fix="load its weights from a file, or draw them after torch.manual_seed",
         )
+
+
+def rows_of_all(ranks: Ranks, table: Table, digests: Sequence[bytes]) -> list[int]:
+    """The rows of images that some rank has stored. Raises UsageError, on all ranks, where one does not see them."""
+    stored = table.lookup(check=False)
+    lacking = sum(digest not in stored for digest in digests)
+
+    def check() -> None:
+        if lacking:
+            raise UsageError(
+                expected="one cache folder that all processes see",
+                got=f"{lacking} of {len(digests)} images that another process has stored and this one does not find",
+                fix="give a --cache on a file system that all machines share",
+            )
+
+    agreed(ranks, check)
+    return [stored[digest] for digest in digests]
 
 
 def same_engine(ranks: Ranks, chosen: Chosen, network: Network, preprocess: Preprocess, device: str) -> Chosen:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from regraft.backbone.boundary import prefix_of
 from regraft.backbone.features import Columns, Features, FromPixels, pooled
 from regraft.backbone.model import Backbone, Boundary
-from regraft.cache.agree import agreed, check_same_table, same_engine
+from regraft.cache.agree import agreed, check_same_table, rows_of_all, same_engine
 from regraft.cache.choose import Chosen, choose_engine, named_engine
 from regraft.cache.engines import Network, Pixels, pick_device
 from regraft.cache.store import BYTES, FLOATS, HALVES, FeatureRows, Table
@@ -217,17 +217,16 @@ def extract_boundary(
         check_same_table(ranks, table)
         own = [samples[i] for i in own_n]
         results, now, _ = agreed(ranks, lambda: _run(own, table, chosen, preprocess, where, 0, progress))
-    # Rows have the same numbers for all ranks: the table is the same.
-    rows_N = ranks.rows(np.array([row for row in results if isinstance(row, int)], np.int64))
-    differs_N = ranks.rows(np.array([digests[i] != digest for i, digest in zip(own_n, now, strict=True)], np.bool_))
-    changed = [samples[i].name for i in np.flatnonzero(differs_N)]
-    if changed:
-        raise DataUnusable(
-            expected="images that stay as they are while they are worked with",
-            got=f"changed meanwhile: {', '.join(changed[:5])}",
-            fix="run the same command again",
-        )
-    return Activations(rows=table.rows(rows_N), shapes=shapes)
+        differs_N = ranks.rows(np.array([digests[i] != digest for i, digest in zip(own_n, now, strict=True)], np.bool_))
+        changed = [samples[i].name for i in np.flatnonzero(differs_N)]
+        if changed:
+            raise DataUnusable(
+                expected="images that stay as they are while they are worked with",
+                got=f"changed meanwhile: {', '.join(changed[:5])}",
+                fix="run the same command again",
+            )
+        rows = [row for row in results if isinstance(row, int)] if ranks.alone else rows_of_all(ranks, table, digests)
+    return Activations(rows=table.rows(rows), shapes=shapes)
 
 
 class _AsTheyAre:
