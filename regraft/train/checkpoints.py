@@ -13,8 +13,9 @@ from regraft.artifact.checkpoint_record import Checkpoint
 from regraft.errors import DataUnusable, NotExact, UsageError
 from regraft.place import STATES, is_interrupted
 from regraft.progress import Progress, Silent
+from regraft.ranks import here
 from regraft.strategies import Strategy
-from regraft.train.keeper import Keeper, Kept
+from regraft.train.keeper import Keeper, Kept, Nowhere
 
 _SHOWN = 5
 _CLASSES = "classes"  # what was asked for with the data
@@ -110,6 +111,34 @@ def keepers_in(
     def keeper(name: str) -> Keeper:
         folder = root / name.replace(":", "-")
         return there.pop(folder.name, None) or DiskKeeper(folder, identity, resume or Resume(), progress)
+
+    return keeper
+
+
+class _OfAll:
+    """The keeper of a group: rank 0 keeps, and what it recalls, all have."""
+
+    def __init__(self, own: Keeper) -> None:
+        self._own = own
+
+    def keep(self, state: Kept) -> None:
+        self._own.keep(state)
+
+    def recall(self) -> Kept | None:
+        return here().shared(self._own.recall)
+
+
+def of_all(make: Callable[[], Callable[[str], Keeper]]) -> Callable[[str], Keeper]:
+    """The keepers that `make` gives, for all processes of a group: only rank 0 makes, reads and writes them."""
+    if here().alone:
+        return make()
+    made: list[Callable[[str], Keeper]] = []
+    here().shared(lambda: made.append(make()))
+
+    def keeper(name: str) -> Keeper:
+        own: list[Keeper] = []
+        here().shared(lambda: own.append(made[0](name)))
+        return _OfAll(own[0] if here().first else Nowhere())
 
     return keeper
 
