@@ -34,7 +34,7 @@ from regraft.board import (
     process_of,
     take_leave,
 )
-from regraft.errors import Interrupted, PeerFailed, RegraftError, UsageError, first_line
+from regraft.errors import Interrupted, NotWritable, PeerFailed, RegraftError, UsageError, first_line
 from regraft.heartbeat import Heartbeat
 from regraft.launch import Launch, finished, launched
 from regraft.ranks import Ranks, here
@@ -163,16 +163,21 @@ def check_common(folder: Path) -> None:
     ranks = here()
     if ranks.alone:
         return
-    token = f".regraft-{uuid4().hex}"
 
-    def write() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / token).touch()
+    def write() -> Path:
+        token = folder / f".regraft-{uuid4().hex}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            token.touch()
+        except OSError as error:
+            fix = "choose a folder that may be written with --cache"
+            raise NotWritable(expected=f"to keep features under {folder}", got=str(error), fix=fix) from error
+        return token
 
-    ranks.shared(write)
-    missing = [rank for rank, there in enumerate(ranks.each((folder / token).exists())) if not there]
+    token = ranks.shared(write)
+    missing = [rank for rank, there in enumerate(ranks.each(token.exists())) if not there]
     if ranks.first:
-        (folder / token).unlink(missing_ok=True)
+        token.unlink(missing_ok=True)
     if missing:
         error = UsageError(
             expected="a cache that all processes share",
