@@ -10,15 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from regraft.board import Board, Leaving, Process, failure_among, leaving_of
 
 EVERY = 1.0
-# Processor time in a second that is work: a thread that waits in a loop uses less.
-_WORK = 0.002
+# Processor time in a second that is work, of the threads that are counted; and where they cannot be told apart, of all.
+_WORK, _WORK_OF_ALL = 0.001, 0.02
 _BUSY = 0.3
+_TASKS = Path("/proc/self/task")
 
 
 @dataclass(slots=True)
@@ -108,15 +110,33 @@ class _Pulse:
     """What this process says of itself: a number that goes on while it works or waits in torch, and which of the two it is."""
 
     def __init__(self, main: int) -> None:
-        self._main, self._count, self._used = main, 0, time.process_time()
+        self._main, self._count, self._used = main, 0, 0.0
 
     def word(self, every: float) -> str:
-        used = time.process_time() - time.thread_time()  # without this thread's own
-        works = used - self._used > _WORK * every
+        used, least = _used()
+        # A thread that has ended takes its time with it: less is a sign of life, too.
+        works = abs(used - self._used) > least * every
         waits = not works and _in_torch(self._main)
         self._used = used
         self._count += works or waits
         return f"{self._count} {'waiting' if waits else 'working'}"
+
+
+def _used() -> tuple[float, float]:
+    """Seconds of processor time that this process has used, without this thread, and how much more of it in a second is work.
+
+    Without gloo's own thread, too, which looks a hundred times in a second for what has come, where Linux tells threads apart.
+    """
+    total, own = 0.0, str(threading.get_native_id())
+    try:
+        for task in _TASKS.iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if task.name != own and not (task / "comm").read_text().startswith("gloo"):
+                    total += int((task / "schedstat").read_text().split()[0]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return time.process_time() - time.thread_time(), _WORK_OF_ALL
+    # No file at all is as little an answer as none that can be read.
+    return (total, _WORK) if total else (time.process_time() - time.thread_time(), _WORK_OF_ALL)
 
 
 def _in_torch(thread: int) -> bool:

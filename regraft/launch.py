@@ -115,11 +115,17 @@ def _tidied_at_the_end(launch: Launch) -> None:
     atexit.register(_tidy, launch)
 
 
+def gone(launch: Launch, local_rank: int) -> None:
+    """Note that a process of this machine needs the folder no more."""
+    with suppress(OSError):
+        (launch.root / str(launch.attempt) / f"gone-{local_rank}").touch()
+
+
 def _tidy(launch: Launch) -> None:
     """The last process of this machine to end takes the folder away; where there may be another start, that of this one."""
     folder = launch.root / str(launch.attempt)
+    gone(launch, launch.local_rank)
     with suppress(OSError):
-        (folder / f"gone-{launch.local_rank}").touch()
         if len(list(folder.glob("gone-*"))) < launch.local_size:
             return
         shutil.rmtree(folder, ignore_errors=True)

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -36,7 +38,7 @@ from regraft.board import (
 )
 from regraft.errors import Interrupted, NotWritable, PeerFailed, RegraftError, UsageError, first_line
 from regraft.heartbeat import Heartbeat
-from regraft.launch import Launch, finished, launched
+from regraft.launch import Launch, finished, gone, launched
 from regraft.ranks import Ranks, here
 
 # Seconds after which a process that does nothing is taken for lost, unless the environment says otherwise.
@@ -82,29 +84,23 @@ class _Group:
             leaving = Leaving(rank, _code_of(error), _words_of(error), rank)
         take_leave(self.board, leaving)
 
-    def judged(self, error: BaseException) -> BaseException:
+    def judged(self, error: BaseException, signals: "_Signals") -> BaseException:
         """The error itself where it is this process's own, PeerFailed where it follows from another one's failure."""
-        try:
-            self.lost = self.lost or self._cause(error)
-        except BaseException as signalled:  # Ctrl-C or SIGTERM, which waited for the end of a collective
-            return signalled
-        return error if self.lost is None else peer_failed(self.lost)
-
-    def _cause(self, error: BaseException) -> Leaving | None:
-        if isinstance(error, RegraftError | KeyboardInterrupt) or self.parted:
-            return None
-        if not (_is_of_the_group(error) or not isinstance(error, Exception)):
-            return None
+        if self.parted or (self.lost is None and not _may_follow(error)):
+            return error
         # Whoever ends a group's connection is about to say why, or dies. SIGTERM comes when torchrun has seen somebody fail.
         until = time.monotonic() + (_LAST_WORDS if isinstance(error, Exception) else 0.2)
-        while True:
-            found = failure_among(self.board, self.others)
-            if found is not None or time.monotonic() > until:
+        while self.lost is None:
+            self.lost = failure_among(self.board, self.others)
+            if self.lost is not None or time.monotonic() > until:
                 break
             time.sleep(0.02)
-        if found is None and isinstance(error, Exception):
-            found = next((left for rank in self.others if (left := leaving_of(self.board, rank)) and left.told), None)
-        return found
+        if self.lost is None and isinstance(error, Exception):
+            # Ctrl-C or SIGTERM for all: this one heard of it by the end of another one's connection.
+            if (told := signals.as_error()) is not None:
+                return told
+            self.lost = next((left for rank in self.others if (left := leaving_of(self.board, rank)) and left.told), None)
+        return error if self.lost is None else peer_failed(self.lost)
 
     def wait_for_words(self) -> None:
         """All raise the same: nobody leaves before the others have said so, lest torchrun ends them first."""
@@ -112,26 +108,68 @@ class _Group:
         while time.monotonic() < until and any(leaving_of(self.board, rank) is None for rank in self.others):
             time.sleep(0.01)
 
+    def tidy_for_the_dead(self) -> None:
+        """Those that were killed do not take away their share of the folder."""
+        first = self.launch.rank - self.launch.local_rank
+        for rank, process in self.others.items():
+            if process.is_dead() and leaving_of(self.board, rank) is None:
+                gone(self.launch, rank - first)
+
 
 _GROUPS: list[_Group] = []
 
 
+class _Signals:
+    """Ctrl-C and SIGTERM, noted and no more: torchrun sends one as soon as it sees somebody fail, and then nobody had a say."""
+
+    def __init__(self) -> None:
+        self._noted: list[int] = []
+        self._before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {one: signal.signal(one, self._note) for one in (signal.SIGINT, signal.SIGTERM)}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._noted.append(number)
+
+    def as_error(self) -> BaseException | None:
+        """What the first signal would have raised."""
+        if self._noted:
+            one = signal.Signals(self._noted[0])
+            try:
+                signal.signal(one, self._before[one])
+                signal.raise_signal(one)
+            except BaseException as error:
+                return error
+            finally:
+                signal.signal(one, self._note)
+        return None
+
+    def restore(self) -> None:
+        for one, handler in self._before.items():
+            signal.signal(one, handler)
+
+
 @contextmanager
-def joined(device: str = "auto", *, note: Callable[[str], None] = lambda _: None) -> Iterator[Ranks]:
+def joined(device: str = "auto", *, note: Callable[[str], None] = lambda _: None, ending: bool = False) -> Iterator[Ranks]:
     """This process's place among those that torchrun has started; inside, `regraft.ranks.here()` is the same.
 
-    On GPUs each process of a machine has its own. `note` hears what a person should know. Raises PeerFailed, exit code 9, in
-    place of whatever follows from the failure of another process; that process's own error is raised there. A process whose
-    main thread waits where no exception reaches it says so on standard error and leaves with that code. UsageError where
-    torchrun has not started this process, or there are too few GPUs.
+    On GPUs each process of a machine has its own. `note` hears what a person should know. `ending`: the process has nothing
+    else to do, and does not listen to signals once an error is on its way.
+
+    Raises PeerFailed, exit code 9, in place of whatever follows from the failure of another process; that process's own error
+    is raised there. A process whose main thread waits where no exception reaches it says so on standard error and leaves with
+    that code. UsageError where torchrun has not started this process, or there are too few GPUs.
     """
     group = _enter(device, note)
     try:
         yield here()
     except BaseException as error:
+        signals = _Signals()
         group.ended.set()
-        told = group.judged(error)
+        told = group.judged(error, signals)
         _leave(group, told)
+        if not ending:
+            signals.restore()
         if told is error:
             raise
         raise told from error
@@ -279,9 +317,13 @@ def _leave(group: _Group, error: BaseException | None) -> None:
         group.say_leaving(error)
         if isinstance(error, RegraftError) and error.of_all:
             group.wait_for_words()
+        group.tidy_for_the_dead()
 
 
-def _is_of_the_group(error: BaseException) -> bool:
+def _may_follow(error: BaseException) -> bool:
+    """Whether an error may be that of a collective, or SIGTERM."""
+    if not isinstance(error, Exception):
+        return not isinstance(error, KeyboardInterrupt)
     known = isinstance(error, torch.distributed.DistError)
     return known or (isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _OF_THE_GROUP))
 

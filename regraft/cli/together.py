@@ -40,7 +40,7 @@ def together(device: str) -> Iterator[Ranks]:
 
     with importing():
         from regraft.parallel import joined
-    with joined(device, note=watcher(bars=False).note) as ranks:
+    with joined(device, note=watcher(bars=False).note, ending=True) as ranks:
         yield ranks
 
 
