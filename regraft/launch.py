@@ -112,7 +112,7 @@ def _user() -> int:
 
 @cache
 def _tidied_at_the_end(launch: Launch) -> None:
-    atexit.register(_tidy, launch)
+    atexit.register(tidy, launch)
 
 
 def gone(launch: Launch, local_rank: int) -> None:
@@ -121,7 +121,7 @@ def gone(launch: Launch, local_rank: int) -> None:
         (launch.root / str(launch.attempt) / f"gone-{local_rank}").touch()
 
 
-def _tidy(launch: Launch) -> None:
+def tidy(launch: Launch) -> None:
     """The last process of this machine to end takes the folder away; where there may be another start, that of this one."""
     folder = launch.root / str(launch.attempt)
     gone(launch, launch.local_rank)

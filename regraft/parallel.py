@@ -38,7 +38,7 @@ from regraft.board import (
 )
 from regraft.errors import Interrupted, NotWritable, PeerFailed, RegraftError, UsageError, first_line
 from regraft.heartbeat import Heartbeat
-from regraft.launch import Launch, finished, gone, launched
+from regraft.launch import Launch, finished, gone, launched, tidy
 from regraft.ranks import Ranks, here
 
 # Seconds after which a process that does nothing is taken for lost, unless the environment says otherwise.
@@ -46,7 +46,7 @@ LIMIT, LIMIT_NAME = 50.0, "REGRAFT_PEER_SECONDS"
 # The heartbeat says when to stop waiting: a collective may wait as long as somebody works.
 _FOR_EVER = timedelta(days=7)
 # Seconds for all processes to arrive; for the others' last words; for the main thread to leave before it is cut off.
-_TO_ARRIVE, _LAST_WORDS, _TO_LEAVE = 120.0, 2.0, 4.0
+_TO_ARRIVE, _LAST_WORDS, _TO_LEAVE = 120.0, 2.0, 2.0
 _OF_THE_GROUP = ("gloo", "nccl", "connection", "c10d", "peer", "socket", "store")
 
 
@@ -74,6 +74,7 @@ class _Group:
         text = str(error)
         if self.launch.first_to_say(text):
             print(text, file=sys.stderr, flush=True)
+        tidy(self.launch)
         os._exit(error.exit_code)
 
     def say_leaving(self, error: BaseException | None) -> None:
