@@ -53,13 +53,23 @@ _OF_THE_GROUP = ("gloo", "nccl", "connection", "c10d", "peer", "socket", "store"
 class _Group:
     """The processes that this one has joined."""
 
-    def __init__(self, launch: Launch, board: Board, others: dict[int, Process], limit: float) -> None:
+    def __init__(
+        self, launch: Launch, board: Board, store: torch.distributed.Store, others: dict[int, Process], backend: str
+    ) -> None:
         self.launch, self.board, self.others = launch, board, others
+        self._store, self._backend = store, backend
         self.lost: Leaving | None = None
         self.ended = threading.Event()
         self.parted = False
         self._in_main = threading.current_thread() is threading.main_thread()
+        limit = float(os.environ.get(LIMIT_NAME, LIMIT))
         self.heartbeat = Heartbeat(board, launch.rank, others, limit=limit, lost=self._lost)
+
+    def begin(self) -> None:
+        """Make the connections; the heartbeat is there before them, for they may wait for somebody, too."""
+        self.heartbeat.start()
+        rank, size = self.launch.rank, self.launch.size
+        torch.distributed.init_process_group(self._backend, store=self._store, rank=rank, world_size=size, timeout=_FOR_EVER)
 
     def _lost(self, found: Leaving) -> None:
         """On the heartbeat's thread: the main one may wait in a collective that never ends, where no exception reaches it."""
@@ -161,8 +171,10 @@ def joined(device: str = "auto", *, note: Callable[[str], None] = lambda _: None
     is raised there. A process whose main thread waits where no exception reaches it says so on standard error and leaves with
     that code. UsageError where torchrun has not started this process, or there are too few GPUs.
     """
-    group = _enter(device, note)
+    group = _met(device, note)
+    _GROUPS.append(group)
     try:
+        group.begin()
         yield here()
     except BaseException as error:
         signals = _Signals()
@@ -236,7 +248,8 @@ def peer_failed(left: Leaving) -> PeerFailed:
     )
 
 
-def _enter(device: str, note: Callable[[str], None]) -> _Group:
+def _met(device: str, note: Callable[[str], None]) -> _Group:
+    """This process among the others, once all are there."""
     launch = launched()
     if launch is None or launch.size == 1:
         raise UsageError(
@@ -244,7 +257,7 @@ def _enter(device: str, note: Callable[[str], None]) -> _Group:
             got="one process by itself",
             fix="torchrun --standalone --nproc-per-node 2 -m regraft fit DATA",
         )
-    backend, limit = _backend(device, launch), float(os.environ.get(LIMIT_NAME, LIMIT))
+    backend = _backend(device, launch)
     if launch.one_machine:
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ[name] = _loopback()
@@ -257,11 +270,7 @@ def _enter(device: str, note: Callable[[str], None]) -> _Group:
             note("several machines: what the processes send each other is neither encrypted nor authenticated;")
             note("keep it on a network that nobody else is on")
     announce(board, launch.rank)
-    group = _Group(launch, board, _arrived(board, launch), limit)
-    _GROUPS.append(group)
-    torch.distributed.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.size, timeout=_FOR_EVER)
-    group.heartbeat.start()
-    return group
+    return _Group(launch, board, store, _arrived(board, launch), backend)
 
 
 def _agents_store(launch: Launch) -> torch.distributed.Store:

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,6 @@ from listening import listeners
 from PIL import Image
 
 from regraft.backbone.load import load_backbone
-from regraft.backbone.model import Backbone
 from regraft.cache.extract import extract_features
 from regraft.cli import main as command
 from regraft.errors import DataUnusable, RegraftError
@@ -127,28 +127,26 @@ def agrees(ranks: Ranks, folder: Path) -> Found:
 
 
 def extracts(ranks: Ranks, folder: Path) -> Found:
-    """Shares of images: five, one of which is broken; one alone; and too many that are broken."""
+    """Shares of images: five, two of which are broken; one alone; and more that are broken than may be, on both together."""
+    torch.manual_seed(0)
+    backbone = load_backbone("torchvision:resnet18", weights="none", size=32)
     samples, found = pictures(folder), Found()
     for name, chosen in (("five", samples), ("one", samples[:1])):
-        got = extract_features(chosen, BACKBONE[0], (), cache=folder / "cache", device="cpu", with_looks=True)
+        got = extract_features(chosen, backbone, (), cache=folder / "cache", device="cpu", with_looks=True)
         assert got.looks is not None
         kept, rejected = got.kept_M.tolist(), [one.name for one in got.rejected]
         counted = {"hits": got.hits, "misses": got.misses}
         found[name] = {"kept": kept, "rejected": rejected, "digests": [one.hex() for one in got.digests], **counted}
         found[name] |= {"features": got.features[:].tolist(), "looks": len(got.looks)}
     try:
-        extract_features(samples, BACKBONE[0], (), cache=folder / "cache", device="cpu", most_rejected=0)
+        extract_features(samples, backbone, (), cache=folder / "cache", device="cpu", most_rejected=1)
     except RegraftError as error:
         found["refused"] = type(error).__name__
     return found
 
 
-# Loaded once for all forks; with its random weights it is the same network in each of them.
-BACKBONE: list[Backbone] = []
-
-
 def pictures(folder: Path) -> list[Sample]:
-    """Five images; the third is none."""
+    """Five images; the third and the fourth, one of each rank, are broken in the middle."""
     folder.mkdir(parents=True, exist_ok=True)
     samples = []
     for number in range(5):
@@ -162,8 +160,9 @@ def paint(folder: Path) -> None:
     for number, sample in enumerate(pictures(folder)):
         noise = np.random.default_rng(number).integers(0, 255, (40, 40, 3))
         Image.fromarray(noise.astype(np.uint8)).save(sample.path)
-    whole = (folder / "2.png").read_bytes()
-    (folder / "2.png").write_bytes(whole[: len(whole) // 2])
+    for name in ("2.png", "3.png"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
 
 
 SCENES: dict[str, Callable[[Ranks, Path], Found]] = {
@@ -178,7 +177,8 @@ def play(scene: str, rank: int, folder: Path) -> None:
         os.dup2(said.fileno(), 2)
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost"}
     os.environ |= {name: str(value) for name, value in told.items()}
-    os.environ |= {"TORCHELASTIC_RUN_ID": f"{folder} {scene}", "TMPDIR": str(folder)}
+    os.environ |= {"TORCHELASTIC_RUN_ID": f"{folder} {scene} {os.getppid()}", "XDG_STATE_HOME": str(folder)}
+    tempfile.tempdir = str(folder)
     os.environ["REGRAFT_PEER_SECONDS"] = str(LIMIT if scene in ("sleeps", "stops", "waits_long") else 60)
 
     def run(_: list[str]) -> int:
@@ -201,12 +201,6 @@ def main() -> None:
     torch.set_num_threads(1)
     folder, scenes = Path(sys.argv[1]), sys.argv[2:] or list(SCENES)
     paint(folder)
-    if "extracts" in scenes:
-        BACKBONE.append(load_backbone("torchvision:resnet18", weights="none", size=32))
-        (folder / "alone").mkdir()
-        alone = folder / "alone"
-        paint(alone)
-        (folder / "extracts-alone.json").write_text(json.dumps(extracts(ALONE, alone)))
     processes: dict[int, tuple[str, int]] = {}
     for scene in scenes:
         for rank in (0, 1):
@@ -229,6 +223,9 @@ def main() -> None:
             until += 1000
         else:
             time.sleep(0.01)
+    if "extracts" in scenes:  # not before the forks: they would get locks of threads that they do not have
+        paint(folder / "alone")
+        (folder / "extracts-alone.json").write_text(json.dumps(extracts(ALONE, folder / "alone")))
     print(json.dumps(codes))
 
 
