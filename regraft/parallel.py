@@ -331,7 +331,9 @@ def _leave(group: _Group, error: BaseException | None) -> None:
 
 
 def _may_follow(error: BaseException) -> bool:
-    """Whether an error may be that of a collective, or SIGTERM."""
+    """Whether an error may be that of a collective, or SIGTERM, be it that a training has heard of it."""
+    if isinstance(error, Interrupted):
+        return error.number == signal.SIGTERM
     if not isinstance(error, Exception):
         return not isinstance(error, KeyboardInterrupt)
     known = isinstance(error, torch.distributed.DistError)

@@ -200,7 +200,8 @@ def _sigterm_raises() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is handle:  # else somebody leaves, and is not to be disturbed
+            signal.signal(signal.SIGTERM, before)
 
 
 def _flush_or_forget() -> None:

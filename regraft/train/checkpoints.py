@@ -125,7 +125,12 @@ class _OfAll:
         self._own.keep(state)
 
     def recall(self) -> Kept | None:
-        return here().shared(self._own.recall)
+        return here().shared(self._recalled)
+
+    def _recalled(self) -> Kept | None:
+        before = self._own.recall()
+        # Views that nobody can write to cannot be sent, either.
+        return before and Kept(tensors=dict(before.tensors), facts=dict(before.facts))
 
 
 def of_all(make: Callable[[], Callable[[str], Keeper]]) -> Callable[[str], Keeper]:
