@@ -27,11 +27,11 @@ from regraft.ranks import here
 from regraft.strategies import Training
 from regraft.train import keeper as keeping
 from regraft.train import spread as spreading
-from regraft.train.checkpoints import DiskKeeper, Identity, Resume
+from regraft.train.checkpoints import Identity, Resume, keepers_in, machine, of_all
 from regraft.train.faster import rewritten
 from regraft.train.interpolate import interpolate
 from regraft.train.judge import answers
-from regraft.train.keeper import Kept
+from regraft.train.keeper import Keeper, Kept
 from regraft.train.lessons import Learner, Lessons
 from regraft.train.loop import Course, snapshot, train
 from regraft.train.step import Stepper, make_optimizer
@@ -196,22 +196,30 @@ def short_of_memory(found: Found) -> None:
 def on_disk(found: Found, folder: Path) -> None:
     """Only rank 0 has a folder to write to; what it has read is what all go on from."""
     own = folder / ("run" if here().first else "nowhere")
-    asked = Identity(asked={"lr": "1"}, images="some", machine={})
+    asked = Identity(asked={"lr": "1"}, images="some", machine=machine("cpu"))
     kept = Kept(tensors={"weight": torch.arange(4.0) + here().rank}, facts={"step": here().rank})
-    keeper = DiskKeeper(own, asked, Resume(), Notes())
+
+    def made(identity: Identity, resume: Resume | None) -> Keeper:
+        return of_all(lambda: keepers_in(own, identity, resume=resume))("some")
+
+    keeper = made(asked, None)
     recalled = keeper.recall()
     keeper.keep(kept)
     here().wait()
-    again = DiskKeeper(own, asked, Resume(), Notes()).recall()
+    again = made(asked, Resume(exact=True)).recall()
     assert recalled is None
     assert again is not None
     found.add("recalled", again.tensors, dict(again.facts))
     try:
-        DiskKeeper(own, replace(asked, images="others"), Resume(), Notes())
+        made(replace(asked, images="others"), Resume())
         found.facts["other images"] = ""
     except RegraftError as error:
         found.facts["other images"] = type(error).__name__
-    found.facts["written"] = sorted(path.name for path in own.glob("*")) if own.is_dir() else []
+    try:
+        made(replace(asked, machine={**asked.machine, "processes": "1"}), Resume(exact=True))
+    except RegraftError as error:
+        found.facts["other processes"] = error.got
+    found.facts["written"] = sorted(path.name for path in own.rglob("*.json"))
 
 
 def begun_apart(found: Found) -> None:
@@ -261,7 +269,7 @@ def shared_tables(found: Found, folder: Path) -> None:
     from regraft.cache import engines
     from regraft.cache.extract import extract_boundary
     from regraft.cache.views import views_of
-    from regraft.errors import TooManyUnreadable, UsageError
+    from regraft.errors import UsageError
     from regraft.values import Sample
 
     ranks, passed = here(), [0]
@@ -301,20 +309,6 @@ def shared_tables(found: Found, folder: Path) -> None:
         extract_boundary(samples, digests, other, boundary_for(other, "layer3"), **options)  # type: ignore[arg-type]
     except UsageError as error:
         found.facts["another network"] = error.expected
-    try:
-        apart = {"cache": folder / f"cache {ranks.rank}", "device": "cpu"}
-        extract_boundary(samples, digests, backbone, boundary_for(backbone, "pixels"), **apart)  # type: ignore[arg-type]
-    except UsageError as error:
-        found.facts["another cache"] = error.got
-    broken = folder / "broken.png"
-    if ranks.first:
-        broken.write_bytes(b"no image")
-    ranks.wait()
-    bad = [*samples[:2], Sample(path=broken, name="broken.png")]  # read by rank 0
-    try:
-        extract_boundary(bad, [*digests[:2], b""], backbone, boundary_for(backbone, "pixels"), **options)  # type: ignore[arg-type]
-    except TooManyUnreadable as error:
-        found.facts["unreadable"] = "broken.png" in error.got
 
 
 def main(rank: int, size: int, folder: Path) -> None:

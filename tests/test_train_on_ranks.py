@@ -224,12 +224,13 @@ def test_each_rank_has_a_part_of_each_parameter(pair: Pair) -> None:
 
 
 def test_only_rank_0_writes_and_all_recall_what_it_has_read(pair: Pair) -> None:
-    assert pair.first.facts["written"] == ["000000000.json", "000000000.safetensors"]
+    assert pair.first.facts["written"] == ["000000000.json"]
     assert pair.second.facts["written"] == []
     for found in (pair.first, pair.second):
         assert found.tensors["recalled/weight"].tolist() == [0, 1, 2, 3]
         assert found.facts["recalled"] == {"step": 0}
         assert found.facts["other images"] == "DataUnusable"
+        assert found.facts["other processes"] == "processes was 2, now 1"
 
 
 def test_each_rank_makes_its_part_of_a_table_and_reads_all_of_it(pair: Pair) -> None:
@@ -241,12 +242,8 @@ def test_each_rank_makes_its_part_of_a_table_and_reads_all_of_it(pair: Pair) -> 
         assert torch.equal(value, pair.second.tensors[name]), name
         assert len(value) == facts[0]["images"]
         assert len({bytes(row.numpy().tobytes()) for row in value}) == len(value), "each image has a row of its own"
-    assert pair.first.facts["another cache"].startswith("4 of 9 images")
-    assert pair.second.facts["another cache"] == pair.first.facts["another cache"]
     assert "the same network" in pair.first.facts["another network"]
     assert pair.first.facts["another network"] == pair.second.facts["another network"]
-    assert pair.first.facts["unreadable"]
-    assert pair.second.facts["unreadable"]
 
 
 def test_alone_nothing_is_asked_of_anybody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from regraft.errors import UsageError
+from regraft.ranks import on_this_machine, processors
 
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.float32]
@@ -85,7 +86,10 @@ class OpenVinoEngine:
         model = _converted(core, network, sample)
         model.reshape([-1, *sample.shape[1:]])
         # Throughput mode gives each of the processor's streams its own batch; measured in docs/measurements.md#engines
-        options = {"INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision), "PERFORMANCE_HINT": hint}
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision)}
+        options["PERFORMANCE_HINT"] = hint
+        if (sharing := on_this_machine()) > 1:  # OpenVINO would take all processors for each of them
+            options["INFERENCE_NUM_THREADS"] = max(1, processors() // sharing)
         self._compiled = core.compile_model(model, "CPU", options)
         self._size = 0
         self._alone = threading.local()

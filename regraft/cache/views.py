@@ -20,7 +20,6 @@ from torch import Tensor
 
 from regraft.backbone.features import Features
 from regraft.backbone.model import Backbone, Boundary
-from regraft.cache.agree import agreed, same_engine
 from regraft.cache.choose import Chosen, choose_engine
 from regraft.cache.engines import Engine, Pixels, pick_device
 from regraft.cache.extract import Activations, boundary_key, network_up_to
@@ -61,7 +60,8 @@ class Views:
         ranks, missing = here(), self._missing(rows, which)
         if not ranks.alone:
             own = {view: each[ranks.mine(len(each))] for view, each in missing.items()}
-            agreed(ranks, lambda: self._have(own, progress))
+            self._have(own, progress)
+            ranks.wait()
             missing, progress = self._missing(rows, which), Silent()  # what others computed is yet to be found
         self._have(missing, progress)
 
@@ -214,7 +214,6 @@ def views_of(
     """
     network, where, ranks = network_up_to(backbone, boundary, cache, beside), pick_device(device), here()
     chosen = choose_engine(network, samples, backbone.preprocess, where, progress)
-    chosen = same_engine(ranks, chosen, network, backbone.preprocess, where)
     word = ranks.shared(lambda: uuid.uuid4().hex)
     key = {**boundary_key(backbone, boundary, chosen.name), "beside": list(beside), "pooling": backbone.pooling}
     source = _Source(

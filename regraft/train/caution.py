@@ -17,7 +17,6 @@ from regraft.evaluate.calibration import expected_calibration_error
 from regraft.evaluate.novelty import MOST_IMAGES, Novelty, fit_novelty
 from regraft.evaluate.probability import decisions, known_truth, negative_log_likelihoods, right, sureness
 from regraft.evaluate.temperature import fit_temperature
-from regraft.ranks import ALONE
 from regraft.task.classify import predictions_of
 from regraft.train.own_head import OwnHead
 from regraft.train.pixel_network import PixelHead
@@ -202,7 +201,6 @@ def _features(setting: Setting, model: Model, rows: Rows) -> FloatArray:
         cache=setting.cache,
         device=setting.device,
         progress=setting.progress,
-        ranks=ALONE,  # after a training, where rank 0 may be all that is left; the pixels are there
     )
     found = list(values_of(pixels, features, model.backbone.preprocess, device=setting.device))
     return np.array(found, np.float32).reshape(len(rows), features.columns.width)

@@ -10,13 +10,12 @@ import torch
 
 from regraft.artifact.checkpoint import newest_checkpoint, remove_checkpoints, save_checkpoint
 from regraft.artifact.checkpoint_record import Checkpoint
-from regraft.cache.agree import agreed
 from regraft.errors import DataUnusable, NotExact, UsageError
 from regraft.place import STATES, is_interrupted
 from regraft.progress import Progress, Silent
 from regraft.ranks import here
 from regraft.strategies import Strategy
-from regraft.train.keeper import Keeper, Kept
+from regraft.train.keeper import Keeper, Kept, Nowhere
 from regraft.train.spread import is_asked
 
 _SHOWN = 5
@@ -73,20 +72,22 @@ def _text(value: object) -> str:
 
 
 class DiskKeeper:
-    """Keeps the states of one strategy in a folder of its own.
-
-    Of several ranks only rank 0 reads and writes; all of them have to make this at the same time, and recall what it has read.
-    """
+    """Keeps the states of one strategy in a folder of its own."""
 
     def __init__(self, folder: Path, identity: Identity, resume: Resume, progress: Progress) -> None:
-        self._folder, self._identity, self._ranks = folder, identity, here()
-        first = self._ranks.first
-        found = agreed(self._ranks, lambda: _newest(folder, identity, resume, progress) if first else None)
-        self._number, self._before = self._ranks.shared(lambda: found or (0, None))
+        self._folder, self._identity, self._number = folder, identity, 0
+        self._before: Kept | None = None
+        found = newest_checkpoint(folder)
+        if found is None:
+            return
+        for note in found.notes:
+            progress.note(note)
+        facts = dict(found.checkpoint.facts)
+        _check(facts.pop("asked"), facts.pop("images"), facts.pop("machine"), identity, resume, folder, progress)
+        self._number = found.checkpoint.number + 1
+        self._before = Kept(tensors=found.checkpoint.tensors, facts=facts)
 
     def keep(self, state: Kept) -> None:
-        if not self._ranks.first:
-            return
         facts = {**state.facts, **asdict(self._identity)}
         save_checkpoint(self._folder, Checkpoint(number=self._number, tensors=state.tensors, facts=facts))
         self._number += 1
@@ -95,35 +96,19 @@ class DiskKeeper:
         return self._before
 
 
-def _newest(folder: Path, identity: Identity, resume: Resume, progress: Progress) -> tuple[int, Kept | None]:
-    """The number of the next state, and the newest where there is one. Raises where that is not to be gone on with."""
-    found = newest_checkpoint(folder)
-    if found is None:
-        return 0, None
-    for note in found.notes:
-        progress.note(note)
-    facts = dict(found.checkpoint.facts)
-    _check(facts.pop("asked"), facts.pop("images"), facts.pop("machine"), identity, resume, folder, progress)
-    return found.checkpoint.number + 1, Kept(tensors=dict(found.checkpoint.tensors), facts=facts)
-
-
 def keepers_in(
     run: Path, identity: Identity, *, resume: Resume | None, progress: Progress = Silent()
 ) -> Callable[[str], Keeper]:
-    """What gives each strategy of a run its keeper; without `resume` all start from nothing.
-
-    Of several ranks all have to call this, and to ask for the same keepers in the same order.
-    """
-    root, ranks = run / STATES, here()
+    """What gives each strategy of a run its keeper; without `resume` all start from nothing."""
+    root = run / STATES
     there: dict[str, Keeper] = {}
     if resume is None:
         forget(run)
-        ranks.wait()
-    elif not ranks.shared(lambda: is_interrupted(run)):
+    elif not is_interrupted(run):
         progress.note(f"no checkpoint in {root}: starting from the beginning")
     else:
         # All of them at once: those of another strategy are refused too, and not passed by.
-        folders = ranks.shared(lambda: sorted(folder for folder in root.iterdir() if folder.is_dir()))
+        folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
         there = {folder.name: DiskKeeper(folder, identity, resume, progress) for folder in folders}
         progress.note(f"going on from {root}")
 
@@ -134,10 +119,43 @@ def keepers_in(
     return keeper
 
 
+class _OfAll:
+    """The keeper of a group: rank 0 keeps, and what it recalls, all have."""
+
+    def __init__(self, own: Keeper) -> None:
+        self._own = own
+
+    def keep(self, state: Kept) -> None:
+        self._own.keep(state)
+
+    def recall(self) -> Kept | None:
+        return here().shared(self._recalled)
+
+    def _recalled(self) -> Kept | None:
+        before = self._own.recall()
+        # Views that nobody can write to cannot be sent, either.
+        return before and Kept(tensors=dict(before.tensors), facts=dict(before.facts))
+
+
+def of_all(make: Callable[[], Callable[[str], Keeper]]) -> Callable[[str], Keeper]:
+    """The keepers that `make` gives, for all processes of a group: only rank 0 makes, reads and writes them."""
+    if here().alone:
+        return make()
+    made: list[Callable[[str], Keeper]] = []
+    here().shared(lambda: made.append(make()))
+
+    def keeper(name: str) -> Keeper:
+        own: list[Keeper] = []
+        here().shared(lambda: own.append(made[0](name)))
+        return _OfAll(own[0] if here().first else Nowhere())
+
+    return keeper
+
+
 def forget(run: Path) -> None:
-    """Remove the states of a run that is finished, or starts anew. Of several ranks rank 0 does."""
+    """Remove the states of a run that is finished, or starts anew."""
     root = run / STATES
-    if here().first and root.is_dir():
+    if root.is_dir():
         for folder in sorted(root.iterdir()):
             remove_checkpoints(folder)
         with suppress(OSError):  # something else lies in it
