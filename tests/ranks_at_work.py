@@ -248,7 +248,7 @@ def spread_out(found: Found) -> None:
     with rewritten(learner.module, small) as convs:
         train(learner, lessons, HOWS["adamw"], seed=4)
         found.add("spread rewritten", learner.state, len(convs))
-    with spreading.spread(learner, small, here()) as parted:
+    with rewritten(learner.module, small), spreading.spread(learner, small, here()) as parted:
         own = [value.to_local().numel() for group in parted.groups for value in group.parameters.values()]  # type: ignore[attr-defined]
         units = sum(type(layer).__name__.startswith("FSDP") for layer in parted.module.modules())
         how = HOWS["adamw"]

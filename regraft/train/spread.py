@@ -79,17 +79,18 @@ def _units(module: nn.Module, inputs: Sequence[Tensor]) -> list[nn.Module]:
     finally:
         for handle in handles:
             handle.remove()
-    owners: dict[int, set[nn.Module]] = {}
+    # Who holds a layer or a weight: a folded norm stands in two places.
+    holders: dict[object, set[nn.Module]] = {}
     for layer in module.modules():
-        for value in layer.parameters(recurse=False):
-            owners.setdefault(id(value), set()).add(layer)
+        for held in (*layer.children(), *layer.parameters(recurse=False)):
+            holders.setdefault(held, set()).add(layer)
     most = _MOST * sum(value.numel() for value in module.parameters())
 
     def found(layer: nn.Module) -> Iterator[nn.Module]:
         inside = set(layer.modules())
         own = list(layer.parameters())
-        alone = layer in called and all(owners[id(value)] <= inside for value in own)
-        if alone and _LEAST <= sum(value.numel() for value in own) <= most:
+        alone = all(holders[held] <= inside for held in (*own, *(inside - {layer})))
+        if layer in called and alone and _LEAST <= sum(value.numel() for value in own) <= most:
             yield layer
         else:
             for child in layer.children():
