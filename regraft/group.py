@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed
 
@@ -16,6 +16,9 @@ from regraft.board import Board, Leaving, Process, failure_among, leaving_of, ta
 from regraft.errors import Interrupted, PeerFailed, RegraftError, first_line
 from regraft.heartbeat import Heartbeat
 from regraft.launch import Launch, gone, tidy
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store  # where its type is said
 
 # Seconds after which a process that does nothing is taken for lost, unless the environment says otherwise.
 LIMIT, LIMIT_NAME = 50.0, "REGRAFT_PEER_SECONDS"
@@ -29,9 +32,7 @@ _OF_THE_GROUP = ("gloo", "nccl", "connection", "c10d", "peer", "socket", "store"
 class Group:
     """The processes that this one has joined."""
 
-    def __init__(
-        self, launch: Launch, board: Board, store: torch.distributed.Store, others: dict[int, Process], backend: str
-    ) -> None:
+    def __init__(self, launch: Launch, board: Board, store: "Store", others: dict[int, Process], backend: str) -> None:
         self.launch, self.board, self.others = launch, board, others
         self._store, self._backend = store, backend
         self.lost: Leaving | None = None
@@ -49,14 +50,13 @@ class Group:
 
     def _lost(self, found: Leaving) -> None:
         """On the heartbeat's thread: the main one may wait in a collective that never ends, where no exception reaches it."""
-        self.lost = found
+        self.lost, error = found, peer_failed(found)
+        with suppress(Exception):
+            self.say_leaving(error)  # at once: this heartbeat is the next one that is missed
         if self._in_main and signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # which would end it without a word
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         if self.ended.wait(_TO_LEAVE):
             return
-        error = peer_failed(found)
-        with suppress(Exception):
-            self.say_leaving(error)
         text = str(error)
         if self.launch.first_to_say(text):
             print(text, file=sys.stderr, flush=True)

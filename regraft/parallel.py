@@ -19,6 +19,9 @@ from uuid import uuid4
 import torch
 import torch.distributed
 
+# torch.distributed has them, too, and says nothing of their types.
+from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
+
 from regraft.board import Board, FolderBoard, Leaving, Process, StoreBoard, announce, failure_among, process_of
 from regraft.errors import NotWritable, RegraftError, UsageError
 from regraft.group import Group, Signals, peer_failed
@@ -121,7 +124,7 @@ def _met(device: str, note: Callable[[str], None]) -> Group:
     if launch.one_machine:
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ[name] = _loopback()
-        store: torch.distributed.Store = torch.distributed.FileStore(str(launch.folder() / "store"), launch.size)
+        store: Store = FileStore(str(launch.folder() / "store"), launch.size)
         board: Board = FolderBoard(launch.folder())
     else:
         # Two connections: one would keep the heartbeat waiting while the other one waits.
@@ -133,13 +136,13 @@ def _met(device: str, note: Callable[[str], None]) -> Group:
     return Group(launch, board, store, _arrived(board, launch), backend)
 
 
-def _agents_store(launch: Launch) -> torch.distributed.Store:
+def _agents_store(launch: Launch) -> Store:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and launch.rank == 0
-    store = torch.distributed.TCPStore(
+    store = TCPStore(
         address, port, launch.size, hosts, timedelta(seconds=_TO_ARRIVE), wait_for_workers=False, multi_tenant=True
     )
-    return torch.distributed.PrefixStore(f"regraft/{launch.attempt}", store)
+    return PrefixStore(f"regraft/{launch.attempt}", store)
 
 
 def _arrived(board: Board, launch: Launch) -> dict[int, Process]:
