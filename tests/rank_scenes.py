@@ -32,7 +32,7 @@ from regraft.values import Sample
 
 Found = dict[str, Any]
 # Seconds of silence; those in which every scene that waits for a signal has to have ended.
-LIMIT, PATIENCE = 1.5, 25.0
+LIMIT, PATIENCE = 2.0, 40.0
 
 
 def dies(ranks: Ranks, folder: Path) -> Found:
