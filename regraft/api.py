@@ -16,6 +16,7 @@ from regraft.pipeline import fit as run_pipeline
 from regraft.pixel_pipeline import fit as run_pixels
 from regraft.place import next_to, place_run, reserved
 from regraft.progress import Progress, Silent
+from regraft.ranks import here
 from regraft.recipe import DEFAULT_BACKBONE, DEFAULT_LOSS, Data, Device, Own, Recipe, located
 from regraft.saved import load
 from regraft.strategies import Auto, Decoding, Full, Gradual, Head, Norm, Partial, Scratch, Strategy
@@ -99,6 +100,12 @@ def fit(
     check_types(data=data, test=test, size=size, seed=seed, strategy=strategy, backbone=backbone, out=out, cache=cache)
     check_types(trust=trust, head_path=head_path, channels=channels, start_from=start_from, tta=tta, resume=resume)
     check_types(tensorboard=tensorboard, cache_limit=cache_limit, max_error=max_error, coverage=coverage, exclude=exclude)
+    if not here().alone:
+        raise UsageError(
+            expected="one process by itself",
+            got=f"rank {here().rank} of a group of {here().size} processes",
+            fix="torchrun -m regraft fit DATA has several of them work on one fit",
+        )
     chosen = data if isinstance(data, Data) else Data(path=data)
     if isinstance(strategy, Decoding) and chosen.task == "classification":
         raise UsageError(
@@ -142,7 +149,9 @@ def fit(
         progress.note(place.note)
     with reserved(place.folder):
         run = run_pipeline if chosen.task == "classification" else run_pixels
-        return run(recipe, place.folder, resume=Resume() if resume else None, progress=progress)
+        fitted = run(recipe, place.folder, resume=Resume() if resume else None, progress=progress)
+        assert fitted is not None, "one process works on it"
+        return fitted
 
 
 def audit(

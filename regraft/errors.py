@@ -4,20 +4,34 @@ The command line prints the message of a `RegraftError` and leaves with its `exi
 Any other exception is a bug (exit 1).
 """
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 
 class RegraftError(Exception):
     """Base of all errors raised on purpose.
 
-    `expected`, `got` and `fix` are plain sentences without a full stop; `got` names the file where there is one.
+    `expected`, `got` and `fix` are plain sentences without a full stop; `got` names the file where there is one. `of_all`:
+    raised by every process of a group at the same time.
     """
 
     exit_code: ClassVar[int] = 1
+    of_all = False
 
     def __init__(self, *, expected: str, got: str, fix: str) -> None:
         self.expected, self.got, self.fix = expected, got, fix
         super().__init__(f"expected {expected}\n     got {got}\n     fix {fix}")
+
+    def __reduce__(self) -> tuple[Callable[..., "RegraftError"], tuple[Any, ...]]:
+        # Exceptions are copied by calling them with their text, which these do not take: one process tells another of them.
+        return _again, (type(self), self.args, dict(self.__dict__))
+
+
+def _again(kind: type[RegraftError], args: tuple[Any, ...], fields: dict[str, Any]) -> RegraftError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class UsageError(RegraftError):
@@ -114,6 +128,12 @@ class NotExact(RegraftError):
     """A run that would go on otherwise than one that was never stopped, where that was asked for."""
 
     exit_code = 8
+
+
+class PeerFailed(RegraftError):
+    """Another process of the same fit failed, was killed or went silent."""
+
+    exit_code = 9
 
 
 class Interrupted(KeyboardInterrupt):

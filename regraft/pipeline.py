@@ -1,6 +1,7 @@
 """One fit, stage by stage. Read this first."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from regraft.evidence.mistaken import EVIDENCE_WORDS, LIMIT, mistake_overlays, w
 from regraft.fitted import Fitted
 from regraft.kept import KeptImages, write_images
 from regraft.memo import key_of, remembered
+from regraft.parallel import part
 from regraft.prepare import Prepared, prepare
 from regraft.progress import Progress, Silent
+from regraft.ranks import here
 from regraft.recipe import Recipe
 from regraft.report import gather, write_report
 from regraft.report.content import Overlays
@@ -31,7 +34,7 @@ from regraft.strategies import Auto, Head
 from regraft.task.classify import predictions_of, targets_of
 from regraft.train.by_class import Classes
 from regraft.train.caution import Caution, caution_of
-from regraft.train.checkpoints import Identity, Resume, asked_of, forget, keepers_in, machine
+from regraft.train.checkpoints import Identity, Resume, asked_of, forget, keepers_in, machine, of_all
 from regraft.train.curves import Curves
 from regraft.train.learning_curve import learning_curve
 from regraft.train.observed import Observed
@@ -46,41 +49,72 @@ from regraft.values import Epoch, ImagePath, LearningCurve, Predictions, RunSumm
 _OF_SPLIT = ("test", "test_share", "path_column", "label_column", "split_column", "group_column", "group_pattern")
 
 
-def fit(recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str = "", progress: Progress = Silent()) -> Fitted:
+def fit(
+    recipe: Recipe, out: Path, *, resume: Resume | None = None, command: str = "", progress: Progress = Silent()
+) -> Fitted | None:
     """Run the whole job and write the run folder `out`; the result's `summary` says all of it.
 
     `out` gets model.safetensors, config.json, predictions.parquet, images.parquet, report.html with report.json, the model
     card README.md, and metrics.jsonl where something was trained. `command` is what the report shows as the way to repeat the
     run. `resume` goes on where a training in `out` was interrupted. Raises the errors of each stage; nothing but metrics.jsonl
     and the states of a training is written to `out` before the model is there.
+
+    Several processes that have joined work on it together, until it is trained; then they part, and rank 0 does the rest.
+    None on the others.
     """
-    clock = Clock()
+    clock, first = Clock(), here().first
     ready = prepare(recipe, clock, progress)
-    return complete(ready, clock, out, resume=resume, command=command, progress=progress)
+    trained = _trained(ready, clock, out, resume=resume, progress=progress)
+    part()
+    return _finished(ready, trained, clock, out, command=command, progress=progress) if first else None
 
 
 def complete(
     ready: Prepared, clock: Clock, out: Path, *, resume: Resume | None = None, command: str = "", progress: Progress = Silent()
 ) -> Fitted:
     """From a solved head to the run folder: what a strategy trains, scores, the audit, the files."""
-    recipe, observed, split = ready.recipe, ready.observed, ready.split
+    trained = _trained(ready, clock, out, resume=resume, progress=progress)
+    return _finished(ready, trained, clock, out, command=command, progress=progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trained:
+    """What a strategy made, and in what setting; `data` is the fingerprint of the images."""
+
+    setting: Setting
+    model: Model
+    data: str
+
+
+def _trained(ready: Prepared, clock: Clock, out: Path, *, resume: Resume | None, progress: Progress) -> _Trained:
+    recipe, first = ready.recipe, here().first
     with clock("head" if ready.strategy == ready.baseline else "training"):
-        data = fingerprint_of(observed)
-        doubted = _doubts(recipe, split, data, progress)
+        data = fingerprint_of(ready.observed)
+        doubted = _doubts(recipe, ready.split, data, progress)
         told = Curves(out, tensorboard=recipe.tensorboard)
-        setting = _setting(ready, told, progress)
-        setting = replace(setting, keepers=keepers_in(out, _identity(ready, data), resume=resume, progress=progress))
-        with told:
+        setting = _setting(ready, told if first else _unheard, progress)
+        identity = _identity(ready, data)
+        keepers = of_all(lambda: keepers_in(out, identity, resume=resume, progress=progress))
+        setting = replace(setting, keepers=keepers)
+        with told if first else nullcontext():
             model = apply_strategy(setting, ready.strategy, ready.own)
-        model = replace(model, notes=(*model.notes, *doubted))
-    made = _judged(ready, setting, model, clock, out, command)
+        return _Trained(setting=setting, model=replace(model, notes=(*model.notes, *doubted)), data=data)
+
+
+def _unheard(epoch: Epoch) -> None:
+    """What the other processes tell of an epoch: rank 0 tells the same."""
+
+
+def _finished(ready: Prepared, trained: _Trained, clock: Clock, out: Path, *, command: str, progress: Progress) -> Fitted:
+    recipe, observed = ready.recipe, ready.observed
+    made = _judged(ready, trained.setting, trained.model, clock, out, command)
     fitted, summary, test, cross_validation = made.fitted, made.summary, made.test, made.cross_validation
     with clock("learning curve"):
         summary = replace(summary, learning=_learning(ready, progress))
     with clock("audit"):
         audit = audit_of(ready, test, made.caution, progress)
     with clock("saving"):
-        _save(fitted, summary, data, recipe.seed, out, test, cross_validation)
+        _save(fitted, summary, trained.data, recipe.seed, out, test, cross_validation)
         write_images(out, _kept(ready))
     summary = replace(summary, run=out, seconds=clock.seconds(), report=out / "report.html")
     paths = {sample.name: sample.path for sample in (*observed.train, *observed.test)}

@@ -29,7 +29,9 @@ from regraft.data.split import keep_together, split_samples
 from regraft.errors import UsageError
 from regraft.findings import Alike, Copies
 from regraft.memo import key_of, remembered
+from regraft.parallel import check_common
 from regraft.progress import Progress, Silent
+from regraft.ranks import here
 from regraft.recipe import DEFAULT_BACKBONE, Recipe
 from regraft.saved import load_classifier
 from regraft.strategies import Auto, Head, Strategy
@@ -69,16 +71,23 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, clock: Clock, progress: Progress, *, given: Samples | None = None) -> Prepared:
-    """Load, read, split, extract and solve; what is `given` need not be read. Raises the errors of each stage."""
+    """Load, read, split, extract and solve; what is `given` need not be read. Raises the errors of each stage.
+
+    Of several processes rank 0 reads and decides, each extracts its own share, and all end with the same.
+    """
+    ranks = here()
     with clock("backbone"):
         # Before the data: a wrong name or device is told at once, not after 70,000 files.
         pick_device(recipe.device)
-        backbone = _load(recipe, progress)
+        check_common(recipe.cache or default_folder())
+        # What has to be downloaded is fetched once.
+        backbone = ranks.first_then(lambda: _load(recipe, progress))
         strategy = resolved(recipe.strategy)
         check_strategy(strategy, backbone)
     with clock("data"):
-        recipe = replace(recipe, data=on_disk(recipe.data, recipe.cache or default_folder(), progress=progress))
-        samples, split = _read(recipe, given, progress)
+        found = ranks.shared(lambda: on_disk(recipe.data, recipe.cache or default_folder(), progress=progress))
+        recipe = replace(recipe, data=found)
+        samples, split = ranks.shared(partial(_read, recipe, given, progress))
         backbone = _for_small_images(recipe, backbone, split, progress)
         backbone = pooling_for(backbone, len(split.train) + len(split.test))
         own = own_head_of(strategy, backbone, len(split.classes), seed=recipe.seed)
@@ -109,7 +118,7 @@ def with_copies(
     recipe: Recipe, split: Split, extracted: Extracted, progress: Progress
 ) -> tuple[Split, Extracted, Observed, tuple[Copies, ...]]:
     """The split with copies on one side, what was extracted in its order, what could be read, and the copies."""
-    alike = _alike(recipe, split, extracted, progress)
+    alike = here().shared(lambda: _alike(recipe, split, extracted, progress))
     together = keep_together(split, recipe.data, recipe.seed, numbered(alike, split))
     if search_for(len(extracted.digests)) == "equal" and (note := search_note(len(extracted.digests))):
         together = replace(together, notes=(*together.notes, note))
@@ -218,11 +227,12 @@ def solve(
     targets = targets_of(observed.train, split.classes, split.multi_label)
     digests = observed.digests[: len(observed.train)]
     key = head_key(extracted.table, digests, targets, observed.folds_N, classes, strategy)
-    head = recall_head(cache, key)
+    head = here().shared(lambda: recall_head(cache, key))
     if head is None:
         features, columns = observed.train_features, extracted.columns
         head = fit_head(strategy, features, columns, targets, observed.folds_N, classes=classes, progress=progress)
-        remember_head(cache, key, head)
+        if here().first:
+            remember_head(cache, key, head)
     return head
 
 

@@ -21,6 +21,7 @@ from regraft.cache.stream import Loaded, batch_on, load_images
 from regraft.data.preprocess import Preprocess
 from regraft.errors import UsageError, first_line
 from regraft.progress import Progress
+from regraft.ranks import here
 from regraft.values import EngineTiming, ImagePath, Sample
 
 # Where any image's features have a smaller cosine with fp32's, an engine is not used: docs/measurements.md#engines
@@ -47,7 +48,22 @@ class Chosen:
 def choose_engine(
     network: Network, samples: Sequence[Sample], preprocess: Preprocess, device: str, progress: Progress
 ) -> Chosen:
-    """The remembered engine of this machine and network, or the outcome of a measurement on a few of the images."""
+    """The remembered engine of this machine and network, or the outcome of a measurement on a few of the images.
+
+    Of several processes rank 0 chooses for all: their rows go into one table. Raises UsageError where another one's machine
+    does not have that engine.
+    """
+    ranks, made = here(), list[Chosen]()
+
+    def choose() -> tuple[str, tuple[EngineTiming, ...]]:
+        made.append(_choose(network, samples, preprocess, device, progress))
+        return made[0].name, made[0].timings
+
+    name, timings = ranks.shared(choose)
+    return made[0] if ranks.first else replace(named_engine(network, preprocess, device, name), timings=timings)
+
+
+def _choose(network: Network, samples: Sequence[Sample], preprocess: Preprocess, device: str, progress: Progress) -> Chosen:
     shape = (_SAMPLE, preprocess.height, preprocess.width, preprocess.channels)
     path = _memory(network, device)
     kept = recall(path) if path else None

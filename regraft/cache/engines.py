@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from regraft.errors import UsageError
+from regraft.ranks import on_this_machine, processors
 
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.float32]
@@ -87,6 +88,8 @@ class OpenVinoEngine:
         model = _converted(core, network, sample)
         model.reshape([-1, *sample.shape[1:]])
         # Throughput mode gives each of the processor's streams its own batch; measured in docs/measurements.md#engines
+        if threads is None and (sharing := on_this_machine()) > 1:  # OpenVINO would take all processors for each of them
+            threads = max(1, processors() // sharing)
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision),
             "PERFORMANCE_HINT": hint,

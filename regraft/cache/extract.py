@@ -24,8 +24,9 @@ from regraft.cache.stream import Loaded, Row, batch_on, load_images, run_images
 from regraft.data.look import LOOK
 from regraft.data.look import VERSION as LOOK_VERSION
 from regraft.data.preprocess import Preprocess
-from regraft.errors import DataUnusable, TooManyUnreadable
+from regraft.errors import DataUnusable, TooManyUnreadable, UsageError
 from regraft.progress import Progress, Silent
+from regraft.ranks import here
 from regraft.values import EngineTiming, Pooling, Rejected, Sample
 
 # Rows are written together, until they are so many or take so many bytes.
@@ -125,11 +126,13 @@ def extract_features(
     else:
         chosen = named_engine(network, backbone.preprocess, where, engine)
     with (
-        closing(Table.open(cache, _key(backbone, features.columns, chosen.name), features.columns.width)) as table,
-        closing(looks_table(cache)) as seen,
+        closing(_opened(cache, _key(backbone, features.columns, chosen.name), features.columns.width)) as table,
+        closing(here().first_then(lambda: looks_table(cache))) as seen,
     ):
         looks = _Looks(seen) if with_looks else None
-        results, digests, misses = _run(samples, table, chosen, backbone.preprocess, where, most_rejected, progress, looks)
+        results, digests, misses = _run_shares(
+            samples, table, chosen, backbone.preprocess, where, most_rejected, progress, looks
+        )
         looks_MB = looks.rows(digests) if looks else None
     stored = [row for row in results if isinstance(row, int)]
     return Extracted(
@@ -161,11 +164,11 @@ def extract_pixels(
     start, where = time.perf_counter(), pick_device(device)
     width = preprocess.height * preprocess.width * preprocess.channels
     with (
-        closing(Table.open(cache, _pixels_key(preprocess), width, BYTES)) as table,
-        closing(looks_table(cache)) as seen,
+        closing(_opened(cache, _pixels_key(preprocess), width, BYTES)) as table,
+        closing(here().first_then(lambda: looks_table(cache))) as seen,
     ):
         looks = _Looks(seen)
-        results, digests, misses = _run(samples, table, _DECODED, preprocess, where, most_rejected, progress, looks)
+        results, digests, misses = _run_shares(samples, table, _DECODED, preprocess, where, most_rejected, progress, looks)
         looks_MB = looks.rows(digests)
     stored = [row for row in results if isinstance(row, int)]
     return Extracted(
@@ -197,7 +200,8 @@ def extract_boundary(
     """What crosses `boundary` for every sample, from the cache or from one pass through the part before it.
 
     `digests` are those of the files when they were read before: raises DataUnusable where one has changed, TooManyUnreadable
-    where one cannot be read any more, OutOfSpace as `extract_features` does.
+    where one cannot be read any more, OutOfSpace as `extract_features` does. Of several ranks each makes the rows of its own
+    images, in one table; all have to call this.
     """
     preprocess, where = backbone.preprocess, pick_device(device)
     if boundary.nodes:
@@ -208,8 +212,8 @@ def extract_boundary(
         chosen = _DECODED
         shapes, key = ((preprocess.height, preprocess.width, preprocess.channels),), _pixels_key(preprocess)
     width = sum(math.prod(shape) for shape in shapes)
-    with closing(Table.open(cache, key, width, FLOATS if boundary.nodes else BYTES)) as table:
-        results, now, _ = _run(samples, table, chosen, preprocess, where, 0, progress)
+    with closing(_opened(cache, key, width, FLOATS if boundary.nodes else BYTES)) as table:
+        results, now, _ = _run_shares(samples, table, chosen, preprocess, where, 0, progress)
     changed = [sample.name for sample, one, other in zip(samples, digests, now, strict=True) if one != other]
     if changed:
         raise DataUnusable(
@@ -298,6 +302,59 @@ def _key(backbone: Backbone, columns: Columns, engine: str) -> dict[str, object]
     }
 
 
+def _opened(cache: Path, key: Mapping[str, object], width: int, dtype: np.dtype[Any] = FLOATS) -> Table:
+    table = here().first_then(lambda: Table.open(cache, key, width, dtype))
+    _check_same(table)
+    return table
+
+
+def _check_same(table: Table) -> None:
+    """Raise UsageError, on all ranks, where they would not write to the same table: its name says all that makes a row."""
+    if len(set(here().each(table.folder.name))) > 1:
+        error = UsageError(
+            expected="the same network in every process, as rows of one are read by all",
+            got="networks of different weights or preparation",
+            fix="load its weights from a file, or draw them after torch.manual_seed",
+        )
+        error.of_all = True
+        raise error
+
+
+def _known(table: Table) -> dict[bytes, int]:
+    """What a table holds. Only rank 0 looks whether its rows are whole: another one may be writing them just then."""
+    first = here().first
+    return here().first_then(lambda: table.lookup(check=first))
+
+
+def _run_shares(
+    samples: Sequence[Sample],
+    table: Table,
+    chosen: Chosen,
+    preprocess: Preprocess,
+    device: str,
+    most_rejected: int | None,
+    progress: Progress,
+    looks: "_Looks | None" = None,
+) -> tuple[list[int | Rejected], list[bytes], int]:
+    """What `_run` gives, for all samples, on every rank: each works on its share, and writes into the same table.
+
+    A rank that finds too many unreadable images by itself stops at once; all of them are counted at the end.
+    """
+    ranks = here()
+    if ranks.alone:
+        return _run(samples, table, chosen, preprocess, device, most_rejected, progress, looks)
+    own = [samples[i] for i in ranks.mine(len(samples))]
+    parts = ranks.each(_run(own, table, chosen, preprocess, device, most_rejected, progress, looks))
+    results: list[int | Rejected] = [-1] * len(samples)
+    for rank, (found, _, _) in enumerate(parts):
+        results[rank :: ranks.size] = found
+    rejected = [result for result in results if isinstance(result, Rejected)]
+    ranks.shared(lambda: _stop_if_too_many(rejected, most_rejected))
+    read = [iter(digests) for _, digests, _ in parts]
+    in_order = [next(read[i % ranks.size]) for i, result in enumerate(results) if not isinstance(result, Rejected)]
+    return results, in_order, sum(misses for _, _, misses in parts)
+
+
 def _run(
     samples: Sequence[Sample],
     table: Table,
@@ -309,7 +366,7 @@ def _run(
     looks: "_Looks | None" = None,
 ) -> tuple[list[int | Rejected], list[bytes], int]:
     """For each sample its row in the table or why it has none; digests of those with one; how many were new."""
-    known = table.lookup()
+    known = _known(table)
     results: list[int | Rejected] = []
     fresh: list[tuple[int, Row]] = []
     rejected: list[Rejected] = []
@@ -358,7 +415,7 @@ class _Looks:
     """The looks of images as they come by, kept in a table."""
 
     def __init__(self, table: Table) -> None:
-        self.table, self.known = table, table.lookup()
+        self.table, self.known = table, _known(table)
 
     def noting(self, images: Iterator[Loaded | Rejected]) -> Iterator[Loaded | Rejected]:
         """The same images; the looks that they bring along are written down."""

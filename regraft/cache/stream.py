@@ -1,7 +1,6 @@
 """Images through a network: decoded on a few threads while the network runs, in order, with bounded memory."""
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from regraft.cache.engines import Engine
 from regraft.data.decode import load_pixels, load_pixels_and_look, read_image
 from regraft.data.preprocess import Preprocess
 from regraft.errors import ImageRejected
+from regraft.ranks import on_this_machine, processors
 from regraft.values import ImagePath, Rejected
 
 Item = TypeVar("Item")
@@ -40,8 +40,8 @@ class Loaded:
 
 
 def decoding_threads() -> int:
-    """One per processor: decoding is work for the processor, not waiting."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """One per processor of this process: decoding is work for the processor, not waiting."""
+    return max(1, processors() // on_this_machine())
 
 
 def load_image(

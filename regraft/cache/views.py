@@ -28,6 +28,7 @@ from regraft.cache.stream import batch_on
 from regraft.data.augment import Augmentation, augmentation
 from regraft.errors import OutOfSpace
 from regraft.progress import Progress, Silent
+from regraft.ranks import here
 from regraft.strategies import Augment
 from regraft.values import Sample
 
@@ -53,10 +54,23 @@ class Views:
     def ensure(self, rows: NDArray[np.int64], which: NDArray[np.int64] | None, progress: Progress = Silent()) -> None:
         """Have some images in the view that `which` says for each (None: the plain one), from the cache or computed now.
 
-        Raises OutOfSpace when the cache cannot be written; what was computed before stays in the cache.
+        Raises OutOfSpace when the cache cannot be written; what was computed before stays in the cache. Of several ranks each
+        computes its share: all have to call this, with the same images.
         """
+        ranks, missing = here(), self._missing(rows, which)
+        if not ranks.alone:
+            own = {view: each[ranks.mine(len(each))] for view, each in missing.items()}
+            self._have(own, progress)
+            ranks.wait()
+            missing, progress = self._missing(rows, which), Silent()  # what others computed is yet to be found
+        self._have(missing, progress)
+
+    def _missing(self, rows: NDArray[np.int64], which: NDArray[np.int64] | None) -> dict[int, NDArray[np.int64]]:
+        """Those of some images that have not been looked for yet, by view."""
         views = np.zeros(len(rows), np.int64) if which is None else which
-        missing = {view: rows[(views == view) & (self._rows[view][rows] < 0)] for view in range(len(self))}
+        return {view: rows[(views == view) & (self._rows[view][rows] < 0)] for view in range(len(self))}
+
+    def _have(self, missing: Mapping[int, NDArray[np.int64]], progress: Progress) -> None:
         total = sum(map(len, missing.values()))
         if not total:
             return
@@ -67,7 +81,7 @@ class Views:
 
     def read(self, rows: NDArray[np.int64], which: NDArray[np.int64] | None) -> tuple[Tensor, ...]:
         """The values of some images, each in the view that `which` says; None: as they are."""
-        self.ensure(rows, which)
+        self._have(self._missing(rows, which), Silent())
         if which is None or len(self) == 1:
             return self._values(0, rows)
         order = np.argsort(which, kind="stable")
@@ -198,13 +212,14 @@ def views_of(
 
     One value more stands last where there are stages `beside`, which end before the boundary: their pooled maps, (P,).
     """
-    network, where = network_up_to(backbone, boundary, cache, beside), pick_device(device)
+    network, where, ranks = network_up_to(backbone, boundary, cache, beside), pick_device(device), here()
     chosen = choose_engine(network, samples, backbone.preprocess, where, progress)
+    word = ranks.shared(lambda: uuid.uuid4().hex)
     key = {**boundary_key(backbone, boundary, chosen.name), "beside": list(beside), "pooling": backbone.pooling}
     source = _Source(
         pixels,
         digests,
-        [{**key, **_view_key(view, augment, seed)} for view in range(views)],
+        [{**key, **_view_key(view, augment, seed, word)} for view in range(views)],
         shapes_of(backbone, boundary, beside),
         chosen,
         augmentation(augment),
@@ -215,11 +230,11 @@ def views_of(
     return Views(source, views)
 
 
-def _view_key(view: int, augment: Augment, seed: int) -> Mapping[str, object]:
+def _view_key(view: int, augment: Augment, seed: int, word: str) -> Mapping[str, object]:
     if view == 0:
         return {"view": 0, "stored": "fp32"}
     # What a function of the user's does is not known: nothing is found again that it made.
-    how = augment if isinstance(augment, str) else f"own {uuid.uuid4().hex}"
+    how = augment if isinstance(augment, str) else f"own {word}"
     return {"view": view, "augment": how, "seed": seed, "stored": "bf16"}
 
 
@@ -233,7 +248,14 @@ def _words(digest: bytes) -> tuple[int, ...]:
 
 
 def forget_own(cache: Path) -> None:
-    """Remove tables of views that a function of the user's made: they are found by nobody again."""
+    """Remove tables of views that a function of the user's made: they are found by nobody again.
+
+    Rank 0 does, once all ranks are here.
+    """
+    ranks = here()
+    ranks.wait()
+    if not ranks.first:
+        return
     for path in (cache / "features").glob("*/table.json"):
         if '"augment": "own ' in path.read_text(errors="replace"):
             shutil.rmtree(path.parent, ignore_errors=True)

@@ -23,6 +23,8 @@ from regraft.cli import (
     shard,
     suggest,
 )
+from regraft.errors import UsageError
+from regraft.launch import launched
 
 app = typer.Typer(
     name="regraft",
@@ -45,6 +47,7 @@ def _say_version(wanted: bool) -> None:
 
 @app.callback()
 def regraft(
+    context: typer.Context,
     show_version: Annotated[
         bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and leave.")
     ] = False,
@@ -56,6 +59,13 @@ def regraft(
 
     Results go to standard output, everything else to standard error.
     """
+    launch = launched()
+    if launch is not None and launch.size > 1 and context.invoked_subcommand not in (None, "fit"):
+        raise UsageError(
+            expected="`regraft fit`, which several processes can work on",
+            got=f"`regraft {context.invoked_subcommand}` in {launch.size} processes",
+            fix="start it by itself, without torchrun",
+        )
 
 
 app.command("fit")(fit.fit)

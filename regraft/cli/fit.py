@@ -1,6 +1,7 @@
 """regraft fit: images in, a run folder out."""
 
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -268,8 +269,10 @@ def fit(
     and metrics.jsonl where something was trained.
     """
     from regraft.cli.strategy import TrainingOptions, bytes_of, strategy_of
+    from regraft.cli.together import check_together, placed, together
     from regraft.cli.watch import watcher
-    from regraft.place import place_run, reserved
+    from regraft.place import reserved
+    from regraft.progress import Silent
     from regraft.recipe import Data, Recipe
 
     recipe = Recipe(
@@ -330,23 +333,23 @@ def fit(
     )
     _check_pixels(recipe)
     _check_resuming(resume, exact=exact, allow_data_change=allow_data_change, overwrite=overwrite)
-    place = place_run(data, out, overwrite=overwrite, resume=resume)
-    watch = watcher()
-    if place.finished:
-        _say_finished(place.folder, as_json)
-        return
-    if place.note:
-        watch.note(place.note)
-    command = shlex.join(["regraft", *context.obj])
-    # torch takes seconds to import: what can be wrong with the options has been said before.
-    with importing():
-        from regraft.train.checkpoints import Resume
-    going_on = Resume(exact=exact, allow_data_change=allow_data_change) if resume else None
-    with reserved(place.folder):
-        if task == "classification":
-            _fit_classes(recipe, place.folder, going_on, command, watch, as_json)
-        else:
-            _fit_pixels(recipe, place.folder, going_on, command, watch, as_json)
+    check_together(recipe)
+    with together(device) as ranks, ExitStack() as held:
+        watch = watcher() if ranks.first else Silent()
+        place, resume = ranks.shared(lambda: placed(data, out, overwrite=overwrite, resume=resume))
+        if place.finished:
+            _say_finished(place.folder, as_json)
+            return
+        if place.note:
+            watch.note(place.note)
+        command = shlex.join(["regraft", *context.obj])
+        # torch takes seconds to import: what can be wrong with the options has been said before.
+        with importing():
+            from regraft.train.checkpoints import Resume
+        going_on = Resume(exact=exact, allow_data_change=allow_data_change) if resume else None
+        ranks.shared(lambda: held.enter_context(reserved(place.folder)))
+        run = _fit_classes if task == "classification" else _fit_pixels
+        run(recipe, place.folder, going_on, command, watch, as_json)
 
 
 def _fit_classes(
@@ -357,7 +360,10 @@ def _fit_classes(
     with importing():
         from regraft.pipeline import fit as run_pipeline
 
-    summary = run_pipeline(recipe, folder, resume=resume, command=command, progress=watch).summary
+    fitted = run_pipeline(recipe, folder, resume=resume, command=command, progress=watch)
+    if fitted is None:
+        return  # the first of several processes does the rest
+    summary = fitted.summary
     assert summary is not None
     for line in show.rejected_lines(summary.rejected):
         watch.note(line)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from regraft.errors import Interrupted, OutOfSpace, RegraftError, UsageError
+from regraft.launch import launched
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.ENOMEM, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _USERS_OWN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     rest, debug = _without_debug(given)
     _open_closed_streams()
+    _leave_results_to_the_first()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A terminal that cannot show a letter of a file name is no reason to stop.
@@ -54,6 +56,19 @@ def _open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 (open to the end)
+
+
+def _leave_results_to_the_first() -> None:
+    """Of several processes that work on one command only the first one writes results."""
+    launch = launched()
+    if launch is not None and launch.rank > 0:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (open to the end)
+
+
+def _said_elsewhere(text: str) -> bool:
+    """Whether another process of the same command has told the user this already."""
+    launch = launched()
+    return launch is not None and launch.size > 1 and not launch.first_to_say(text)
 
 
 def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
@@ -85,23 +100,26 @@ def _explain(error: BaseException, debug: bool) -> int:
         traceback.print_exception(error)
     if isinstance(error, Interrupted):
         told = "told to end (SIGTERM)" if error.number == signal.SIGTERM else "interrupted"
-        _say(f"{told}; the training is kept: the same command with --resume goes on with it")
+        _say_once(f"{told}; the training is kept: the same command with --resume goes on with it")
         return TERMINATED if error.number == signal.SIGTERM else INTERRUPTED
     if isinstance(error, KeyboardInterrupt):
-        _say("interrupted")
+        _say_once("interrupted")
         return INTERRUPTED
     if isinstance(error, Terminated):
-        _say("told to end (SIGTERM)")
+        _say_once("told to end (SIGTERM)")
         return TERMINATED
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0
     if hasattr(error, "show") and hasattr(error, "exit_code"):
         # Typer's usage errors; their class has no public name.
-        error.show()
+        if not _said_elsewhere(str(error)):
+            error.show()
         return int(error.exit_code)
     known = _as_known(error)
     if known is None:
         return _explain_bug(error, debug)
+    if _said_elsewhere(str(known)):
+        return known.exit_code
     # Not str(known): a line break in a file's name would look like another line of the message.
     for word, text in (("expected", known.expected), ("got", known.got), ("fix", known.fix)):
         first, *items = text.split(LIST_ITEM)
@@ -157,6 +175,11 @@ def _log(error: BaseException) -> Path | None:
     return None
 
 
+def _say_once(line: str) -> None:
+    if not _said_elsewhere(line):
+        _say(line)
+
+
 def _say(line: str) -> None:
     from regraft.data.names import printable
 
@@ -177,7 +200,8 @@ def _sigterm_raises() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is handle:  # else somebody leaves, and is not to be disturbed
+            signal.signal(signal.SIGTERM, before)
 
 
 def _flush_or_forget() -> None:

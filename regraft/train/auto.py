@@ -19,6 +19,7 @@ from regraft.cache.engines import has_fast_bf16, pick_device
 from regraft.cache.views import shapes_of
 from regraft.evaluate.compare import mean_and_error
 from regraft.evaluate.temperature import tempered_losses
+from regraft.ranks import here
 from regraft.strategies import Auto, Full, Partial, Trained, Training
 from regraft.train.budget import epoch_seconds
 from regraft.train.faster import rewritten
@@ -71,7 +72,8 @@ def fit_auto(setting: Setting, auto: Auto) -> Model:
         if len(decided) <= number:
             candidate = project(setting, strategy)
             left = _SHARE * (budget - (time.perf_counter() - began)) * (1 if number else _FIRST)
-            decided.append({"strategy": name, "epochs": candidate.epochs_in(left), "each": candidate.each})
+            found = {"strategy": name, "epochs": candidate.epochs_in(left), "each": candidate.each}
+            decided.append(here().shared(lambda found=found: found))  # every rank has measured other seconds
             keeper.keep(Kept(tensors={}, facts={"decided": decided}))
         epochs = int(decided[number]["epochs"])
         if epochs < FEWEST_EPOCHS:

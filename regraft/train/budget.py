@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.progress import Progress, Silent
+from regraft.ranks import ALONE, here
 from regraft.strategies import Training
 from regraft.train.judge import answers
 from regraft.train.lessons import Learner, Lessons
@@ -41,7 +42,8 @@ def epochs_that_fit(
     if how.minutes is None:
         return how
     if "epochs" not in decided.plan:
-        seconds = passes * epoch_seconds(how, learner, lessons, seed)
+        measured = epoch_seconds(how, learner, lessons, seed)
+        seconds = passes * here().shared(lambda: measured)
         fitting = max(1, min(how.epochs, int(60 * how.minutes / seconds)))
         decided.plan["epochs"] = fitting
         progress.note(
@@ -52,7 +54,10 @@ def epochs_that_fit(
 
 
 def epoch_seconds(how: Training, learner: Learner, lessons: Lessons, seed: int) -> float:
-    """Seconds of an epoch, validation included; the weights are afterwards as they were."""
+    """Seconds of an epoch, validation included; the weights are afterwards as they were.
+
+    Several ranks take the steps together, and each finds other figures.
+    """
     before = snapshot(learner.state)
     stepper = Stepper(learner, lessons, how, make_optimizer(learner, how), seed, Silent())
     rows = lessons.train[: how.batch_size]
@@ -66,10 +71,10 @@ def epoch_seconds(how: Training, learner: Learner, lessons: Lessons, seed: int) 
 
 
 def try_step(how: Training, learner: Learner, lessons: Lessons, rows: NDArray[np.int64], seed: int) -> None:
-    """The gradients of some images, thrown away: all of a step but what it changes."""
+    """The gradients of some images, thrown away: all of a step but what it changes. Each rank by itself, if it has to."""
     learner.set_modes(True)
     before = snapshot(learner.state) if learner.moves_statistics else {}
-    stepper = Stepper(learner, lessons, how, make_optimizer(learner, how), seed, Silent())
+    stepper = Stepper(learner, lessons, how, make_optimizer(learner, how), seed, Silent(), ALONE)
     stepper.gradients(rows, 1, 0)
     stepper.optimizer.zero_grad(set_to_none=True)
     put(learner.state, before)  # a pass in train mode alone moves running statistics

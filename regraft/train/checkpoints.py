@@ -13,11 +13,14 @@ from regraft.artifact.checkpoint_record import Checkpoint
 from regraft.errors import DataUnusable, NotExact, UsageError
 from regraft.place import STATES, is_interrupted
 from regraft.progress import Progress, Silent
+from regraft.ranks import here
 from regraft.strategies import Strategy
-from regraft.train.keeper import Keeper, Kept
+from regraft.train.keeper import Keeper, Kept, Nowhere
+from regraft.train.spread import is_asked
 
 _SHOWN = 5
 _CLASSES = "classes"  # what was asked for with the data
+_ONE = {"processes": "1"}  # what need not be said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,9 @@ class Resume:
 
 def machine(device: str) -> dict[str, str]:
     """What decides the last bits of a result on this machine."""
-    return {
+    ranks = here()
+    processes = f"{ranks.size}{' with FSDP2' * is_asked(ranks)}"
+    return ({} if ranks.alone else {"processes": processes}) | {
         "torch": torch.__version__,
         "device": device,
         "threads": str(torch.get_num_threads()),
@@ -114,6 +119,39 @@ def keepers_in(
     return keeper
 
 
+class _OfAll:
+    """The keeper of a group: rank 0 keeps, and what it recalls, all have."""
+
+    def __init__(self, own: Keeper) -> None:
+        self._own = own
+
+    def keep(self, state: Kept) -> None:
+        self._own.keep(state)
+
+    def recall(self) -> Kept | None:
+        return here().shared(self._recalled)
+
+    def _recalled(self) -> Kept | None:
+        before = self._own.recall()
+        # Views that nobody can write to cannot be sent, either.
+        return before and Kept(tensors=dict(before.tensors), facts=dict(before.facts))
+
+
+def of_all(make: Callable[[], Callable[[str], Keeper]]) -> Callable[[str], Keeper]:
+    """The keepers that `make` gives, for all processes of a group: only rank 0 makes, reads and writes them."""
+    if here().alone:
+        return make()
+    made: list[Callable[[str], Keeper]] = []
+    here().shared(lambda: made.append(make()))
+
+    def keeper(name: str) -> Keeper:
+        own: list[Keeper] = []
+        here().shared(lambda: own.append(made[0](name)))
+        return _OfAll(own[0] if here().first else Nowhere())
+
+    return keeper
+
+
 def forget(run: Path) -> None:
     """Remove the states of a run that is finished, or starts anew."""
     root = run / STATES
@@ -153,7 +191,9 @@ def _check(
             got="others: some were added, removed, changed or labelled anew",
             fix="bring them back, go on all the same with --allow-data-change, or start anew with --overwrite",
         )
-    reasons = _differing(where, identity.machine) + (["other images"] if images != identity.images else [])
+    reasons = _differing({**_ONE, **where}, {**_ONE, **identity.machine})
+    if images != identity.images:
+        reasons.append("other images")
     if reasons and resume.exact:
         raise NotExact(
             expected="to go on exactly as if the training had never stopped (--exact)",

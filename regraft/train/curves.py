@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from regraft.errors import UsageError
+from regraft.ranks import here
 from regraft.replacing import cannot_write
 from regraft.train.keeper import without_nan
 from regraft.values import Epoch
@@ -21,16 +22,20 @@ _DRAWN = ("loss", "accuracy", "validation_loss", "validation_accuracy", "rate", 
 class Curves:
     """Writes each epoch as soon as it is over; each line has the fields of `values.Epoch`, null where one is no number.
 
-    The file of an earlier run goes when this one is entered. A training that goes on tells its former epochs again.
+    The file of an earlier run goes when this one is entered. A training that goes on tells its former epochs again. Of several
+    ranks only rank 0 writes.
     """
 
     def __init__(self, run: Path, *, tensorboard: bool = False) -> None:
         self._run, self._tensorboard = run, tensorboard
         self._writer: Any = None
+        self._writes = here().first
         if tensorboard:
             _writer_class()
 
     def __enter__(self) -> Self:
+        if not self._writes:
+            return self
         try:
             (self._run / FILE).unlink(missing_ok=True)
             shutil.rmtree(self._run / TENSORBOARD, ignore_errors=True)
@@ -39,6 +44,8 @@ class Curves:
         return self
 
     def __call__(self, epoch: Epoch) -> None:
+        if not self._writes:
+            return
         fields = without_nan(asdict(epoch))
         try:
             self._run.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from regraft.backbone.model import HEAD, PIXELS, Backbone, Boundary
 from regraft.cache.engines import pick_device
 from regraft.cache.extract import Activations, extract_boundary
 from regraft.cache.views import forget_own, views_of, views_that_fit
+from regraft.ranks import here
 from regraft.strategies import Decoding, Full, Gradual, Norm, Partial, Scratch, Trained
 from regraft.train.budget import epochs_that_fit, try_step
 from regraft.train.chance import augment_seeds
@@ -25,8 +26,15 @@ from regraft.train.faster import rewritten
 from regraft.train.interpolate import go_back, interpolate
 from regraft.train.judge import answers
 from regraft.train.keeper import Keeper
-from regraft.train.learning import check_train_mode, drawn_for_views, learner_of, reading_pixels, reading_views
-from regraft.train.lessons import Drawn, Learner, Lessons, Read
+from regraft.train.learning import (
+    check_train_mode,
+    drawn_for_views,
+    learner_of,
+    preparing_views,
+    reading_pixels,
+    reading_views,
+)
+from regraft.train.lessons import Learner, Lessons
 from regraft.train.loop import Course, snapshot, train
 from regraft.train.phase_keeper import Choice, PhaseKeeper, recalled_choice
 from regraft.train.precision import StepPrecision
@@ -166,12 +174,12 @@ def _train(job: _Job, lessons: Lessons, chosen: Choice | None = None) -> _Traine
     )
 
 
-def _read(job: _Job, phase: Phase, network: Network, lessons: Lessons, epochs: int) -> tuple[Read, Drawn]:
-    """How images are read, and what their augmentation is drawn from."""
+def _read(job: _Job, phase: Phase, network: Network, lessons: Lessons, epochs: int) -> Lessons:
+    """The lessons, with how images are read and what their augmentation is drawn from."""
     setting, strategy = job.setting, job.strategy
     if not phase.boundary.nodes:
         read = reading_pixels(job.pixels, strategy.augment, setting.seed, epochs=epochs, sizes=_sizes(strategy))
-        return read, lambda rows, epoch: list(augment_seeds(rows, setting.seed, epoch))
+        return replace(lessons, read=read, drawn=lambda rows, epoch: list(augment_seeds(rows, setting.seed, epoch)))
     assert isinstance(strategy, Decoding | Partial | Gradual)
     wanted = 1 if strategy.augment == "none" else strategy.views
     count = views_that_fit(wanted, len(setting.images), phase.boundary, setting.cache_limit)
@@ -193,7 +201,9 @@ def _read(job: _Job, phase: Phase, network: Network, lessons: Lessons, epochs: i
     )
     # What is judged has the plain view alone; all of it in one go.
     views.ensure(np.concatenate([lessons.validation, setting.test_rows]), None, setting.progress)
-    return reading_views(views, lessons.train, setting.seed, setting.progress), drawn_for_views(views, setting.seed)
+    prepare = preparing_views(views, lessons.train, setting.seed, setting.progress)
+    read = reading_views(views, lessons.train, setting.seed, prepare=prepare)
+    return replace(lessons, read=read, drawn=drawn_for_views(views, setting.seed), prepare=prepare)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,8 +235,7 @@ def _one_phase(
     setting, strategy = job.setting, job.strategy
     plan = plan_training(setting.backbone, phase.trains, freeze=strategy.freeze)
     learner = learner_of(network, phase.boundary, plan, strategy, pick_device(setting.device))
-    read, drawn = _read(job, phase, network, lessons, strategy.epochs)
-    lessons = replace(lessons, read=read, drawn=drawn)
+    lessons = _read(job, phase, network, lessons, strategy.epochs)
     check_train_mode(learner, lessons, setting.backbone, _epochs_of_all_sizes(strategy))
     done = keeper.finished()
     if done is not None:
@@ -244,7 +253,7 @@ def _one_phase(
         else:
             how = replace(strategy, epochs=until[0])
         if _sizes(strategy):
-            lessons = replace(lessons, read=_read(job, phase, network, lessons, how.epochs)[0])
+            lessons = _read(job, phase, network, lessons, how.epochs)
         tell = telling(setting, strategy.name, how.epochs, keeper.number, told) if until is None else noting(setting, until[1])
         course = train(
             faster,
@@ -308,7 +317,7 @@ def _tuned(setting: Setting, strategy: Trained, learner: Learner, lessons: Lesso
                 conv.exact = path in precision.exact
             try_step(strategy, replace(learner, precision=precision), lessons, lessons.train[:SAMPLE], setting.seed)
 
-        precision = tune(
+        found = tune(
             strategy.precision,
             step,
             convs,
@@ -318,6 +327,8 @@ def _tuned(setting: Setting, strategy: Trained, learner: Learner, lessons: Lesso
             memory=setting.cache,
             progress=setting.progress,
         )
+        # All have measured, which takes them about as long; what rank 0 found is what all train in.
+        precision = here().shared(lambda: found)
     else:
         precision = StepPrecision(half=kept["half"], exact=frozenset(kept["exact"]))
     keeper.plan["precision"] = {"half": precision.half, "exact": sorted(precision.exact)}

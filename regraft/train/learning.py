@@ -1,6 +1,6 @@
 """From a network and a plan to something that learns, and the images it learns from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -67,16 +67,36 @@ def reading(activations: Activations) -> Read:
     return lambda rows, _: laid_out(activations[rows])
 
 
-def reading_views(views: Views, train: NDArray[np.int64], seed: int, progress: Progress = Silent()) -> Read:
-    """Values from the cache, in another view in every epoch. `train` are the images of an epoch, computed together."""
+def preparing_views(views: Views, train: NDArray[np.int64], seed: int, progress: Progress = Silent()) -> Callable[[int], None]:
+    """Computes the views that an epoch shows its images `train` in, together. Of several ranks all have to call it."""
     ready: set[int] = set()
+
+    def prepare(epoch: int) -> None:
+        if epoch not in ready:
+            views.ensure(train, view_of(train, len(views), seed, epoch), progress)
+            ready.add(epoch)
+
+    return prepare
+
+
+def reading_views(
+    views: Views,
+    train: NDArray[np.int64],
+    seed: int,
+    progress: Progress = Silent(),
+    *,
+    prepare: Callable[[int], None] | None = None,
+) -> Read:
+    """Values from the cache, in another view in every epoch. `train` are the images of an epoch, computed together.
+
+    `prepare` is what `preparing_views` gave, where epochs are prepared elsewhere too.
+    """
+    ready = prepare or preparing_views(views, train, seed, progress)
 
     def read(rows: NDArray[np.int64], epoch: int | None) -> tuple[Tensor, ...]:
         if epoch is None:
             return laid_out(views.read(rows, None))
-        if epoch not in ready:
-            views.ensure(train, view_of(train, len(views), seed, epoch), progress)
-            ready.add(epoch)
+        ready(epoch)
         return laid_out(views.read(rows, view_of(rows, len(views), seed, epoch)))
 
     return read

@@ -23,7 +23,7 @@ class Lessons:
 
     `train` and `validation` are positions among the N; the weights have mean 1 over the former. `names` are the images', for
     messages. `objective` says what is wanted of the outputs. `drawn`, for what has to move with the images, says how they
-    were augmented.
+    were augmented. `prepare` is called before an epoch, on every rank, where there is something to be had ready together.
     """
 
     read: Read
@@ -34,6 +34,7 @@ class Lessons:
     names: tuple[str, ...] = ()
     objective: Objective = field(default_factory=ByClass)
     drawn: Drawn | None = None
+    prepare: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,8 @@ class Learner:
 
     `set_modes(training)` puts every part into its mode; `groups` hold all that trains, on `device`. `state` are the parameters
     and buffers that a training may change or a checkpoint has to hold, by name: the tensors themselves, not copies.
-    `moves_statistics`: whether running statistics of norms follow the images.
+    `moves_statistics`: whether running statistics of norms follow the images. `spread`: each of several ranks has a part of
+    each parameter, and all have to run as many passes (see `spread`).
     """
 
     module: nn.Module
@@ -52,3 +54,4 @@ class Learner:
     device: str = "cpu"
     precision: StepPrecision = field(default=FP32)
     moves_statistics: bool = False
+    spread: bool = False

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from regraft.errors import DataUnusable, Diverged
 from regraft.progress import Progress, Silent
+from regraft.ranks import here
 from regraft.strategies import Training
 from regraft.train.chance import order_of
 from regraft.train.judge import judge
@@ -26,7 +27,9 @@ from regraft.train.keeper import Keeper, Kept, Nowhere, Stopping, stoppable, wit
 from regraft.train.lessons import Learner, Lessons
 from regraft.train.objective import NOT_JUDGED, Judged
 from regraft.train.schedule import factor
+from regraft.train.spread import in_full, is_asked, laid_like, spread
 from regraft.train.step import Averaged, Stepper, make_optimizer
+from regraft.train.together import begin_alike
 from regraft.values import Epoch
 
 _NOWHERE = Nowhere()
@@ -59,10 +62,34 @@ def train(
     Without validation images it ends with those of the last epoch. `until`: stop after so many epochs, with the rates of all.
     Goes on from what `keeper` recalls. Raises Diverged when a loss or a gradient is no number any more, OutOfSpace where a
     single image does not fit into memory or a checkpoint not on the disk, Interrupted (after a checkpoint) on a signal.
+
+    Several ranks train together: each takes its share of every batch and of the validation images, and all end alike. They have
+    to begin with the same lessons, and to recall the same.
     """
+    before, ranks = keeper.recall(), here()
+    if before is None:
+        begin_alike(learner, ranks)
+    if not is_asked(ranks):
+        return _train(learner, lessons, how, seed, until, on_epoch, keeper, progress, before)
+    inputs = [value.to(learner.device) for value in lessons.read(lessons.train[:2], None)]
+    with spread(learner, inputs, ranks) as parted:
+        return _train(parted, lessons, how, seed, until, on_epoch, keeper, progress, before)
+
+
+def _train(
+    learner: Learner,
+    lessons: Lessons,
+    how: Training,
+    seed: int,
+    until: int | None,
+    on_epoch: Callable[[Epoch], None],
+    keeper: Keeper,
+    progress: Progress,
+    before: Kept | None,
+) -> Course:
     run = _Run(learner, lessons, how, seed, progress, until)
-    before = keeper.recall()
     with progress.task("training", run.most * len(lessons.train), "image") as task, stoppable() as stopping:
+        run.stepper.stopping = stopping
         if before is not None:
             run.restore(before)
         else:
@@ -77,6 +104,7 @@ def train(
                 if stopping.due():
                     _keep(run, keeper, stopping)
             on_epoch(run.end_epoch())
+            stopping.ask_all()
             _keep(run, keeper, stopping)
     return run.end()
 
@@ -138,6 +166,8 @@ class _Run:
         """The steps that are left of an epoch; after each, how many images it took."""
         number = len(self.epochs) + 1
         self.learner.set_modes(True)
+        if self.lessons.prepare is not None:
+            self.lessons.prepare(number)
         order = self.lessons.train[order_of(len(self.lessons.train), self.seed, number)]
         for index, rows in enumerate(split_batches(order, self.how.batch_size)):
             if index < self.index:
@@ -207,6 +237,7 @@ class _Run:
         for name, value in self._trained().items():
             moments = self.optimizer.state.get(value, {})
             tensors |= {f"optimizer.{key}.{name}": moment for key, moment in moments.items() if isinstance(moment, Tensor)}
+        tensors = {name: in_full(value) for name, value in tensors.items()}
         _check_finite(tensors)
         return Kept(
             tensors=tensors,
@@ -231,7 +262,8 @@ class _Run:
         self.loss, self.hits, self.images, self.seconds = facts["sums"]
         self.stepper.most = facts["images_at_a_time"]
         put(self.learner.state, _named(tensors, "live."))
-        self.best = {name: value.to(self.learner.device) for name, value in _named(tensors, "best.").items()}
+        best = {name: value.to(self.learner.device) for name, value in _named(tensors, "best.").items()}
+        self.best = {name: laid_like(value, self.learner.state[name]) for name, value in best.items()}
         if self.averaged:
             self.averaged.steps = facts["averaged_steps"]
             put(self.averaged.mean, _named(tensors, "mean."))
@@ -240,6 +272,9 @@ class _Run:
             key, _, parameter = name.partition(".")
             # AdamW counts its steps on the processor, whatever the device of the weights.
             where = torch.device("cpu") if moment.dim() == 0 else trained[parameter].device
+            if self.learner.spread and moment.dim():
+                self.optimizer.state[trained[parameter]][key] = laid_like(moment, trained[parameter])
+                continue
             self.optimizer.state[trained[parameter]][key] = _like(moment, trained[parameter]).to(where)
 
     def _trained(self) -> dict[str, Tensor]:
@@ -295,4 +330,4 @@ def settle(learner: Learner, values: Mapping[str, Tensor]) -> None:
 def put(state: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Copy values into tensors of the same names; those that `values` lacks stay."""
     for name, value in values.items():
-        state[name].copy_(value)
+        state[name].copy_(laid_like(value, state[name]))
