@@ -18,6 +18,7 @@ import export
 import figures
 import finetune
 import pixels
+import scale
 import serve
 import trust
 from document import record, render, section
@@ -37,6 +38,11 @@ FIGURES = figures.FIGURES | {
     "masks": pixels.alone,
     "serve": serve.serving,
     "export": export.exports,
+    "ranks": scale.many_ranks,
+    "million": scale.million,
+    "shards": scale.archives,
+    "near": scale.near,
+    "bulk": scale.bulk,
 }
 
 
