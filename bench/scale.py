@@ -28,7 +28,7 @@ def many_ranks(bench: Bench) -> list[Row]:
 
 
 def million(bench: Bench) -> list[Row]:
-    """A million rows of 1,280 bfloat16 features on disk: the 10-class head with its regularisation path (`bench/million.py`)."""
+    """A million rows of 1,280 bfloat16 features on disk: the 10-class head with its whole path (`bench/million.py`)."""
     line = told_by("million", "--images", 20_000 if bench.quick else 1_000_000, *(["--stream"] if bench.quick else []))
     also = {
         "seconds": number(line["seconds"]),
