@@ -128,6 +128,18 @@ def test_never_more_than_blocks_are_read_at_a_time(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.usefixtures("in_passes")
+def test_folds_that_take_turns_do_not_blind_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third row, and three folds in turn: all the sampled rows would be one fold's, which its own problem cannot see."""
+    monkeypatch.setattr(streamed_module, "CURVATURE_ROWS", COUNT // 3)
+    features, targets, _ = images()
+    passes: list[int] = []
+    blocks = Streamed.blocks
+    monkeypatch.setattr(Streamed, "blocks", lambda self, logits: (passes.append(logits), blocks(self, logits))[1])
+    choose_l2(features, targets, np.arange(COUNT) % 3, classes=CLASSES, grid=(1.0,))
+    assert len(passes) < 20
+
+
+@pytest.mark.usefixtures("in_passes")
 def test_steering_of_one_design_serves_another() -> None:
     features, targets, _ = images()
     design = make_design(features)

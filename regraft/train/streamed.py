@@ -8,6 +8,7 @@ off each block as it is read, so that nothing cancels: the result is more exact 
 Several ranks have each a part of the rows, and add up what they found (`Ranks.total`).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -126,7 +127,10 @@ def stream(features_ND: FloatArray, standardiser: Standardiser, steering: Steeri
     dtype = exact_type(features_ND) if in_memory else torch.float32
     fine = torch.float64 if width <= FINE_BELOW else dtype
     moments = steering or second_moments(features_ND, standardiser, fine, ranks)
+    thrifty = features_ND.size > most
     stride = max(1, count // CURVATURE_ROWS)
+    # Several ranks take the rows that one process would. In passes, a pattern of the folds must not hit them.
+    stride = _prime_from(stride) if thrifty and stride > 1 else stride
     sampled = slice(-(-rows.start // stride) * stride, rows.stop, stride)
     return Streamed(
         features_ND=features_ND,
@@ -140,8 +144,16 @@ def stream(features_ND: FloatArray, standardiser: Standardiser, steering: Steeri
         dtype=dtype,
         fine=fine,
         ranks=ranks,
-        thrifty=features_ND.size > most,
+        thrifty=thrifty,
     )
+
+
+def _prime_from(stride: int) -> int:
+    """The next prime number above any usual number of folds: folds that take turns are then all among every so many rows."""
+    prime = max(7, stride)
+    while any(prime % factor == 0 for factor in range(2, math.isqrt(prime) + 1)):
+        prime += 1
+    return prime
 
 
 def _standardised(features_ND: FloatArray, rows: slice, standardiser: Standardiser, dtype: torch.dtype) -> Tensor:
