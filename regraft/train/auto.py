@@ -73,7 +73,7 @@ def fit_auto(setting: Setting, auto: Auto) -> Model:
             candidate = project(setting, strategy)
             left = _SHARE * (budget - (time.perf_counter() - began)) * (1 if number else _FIRST)
             found = {"strategy": name, "epochs": candidate.epochs_in(left), "each": candidate.each}
-            decided.append(here().shared(lambda found=found: found))  # every rank has measured other seconds
+            decided.append(_of_rank_0(found))  # every rank has measured other seconds
             keeper.keep(Kept(tensors={}, facts={"decided": decided}))
         epochs = int(decided[number]["epochs"])
         if epochs < FEWEST_EPOCHS:
@@ -91,6 +91,10 @@ def fit_auto(setting: Setting, auto: Auto) -> Model:
             best, model = losses, tried
         setting.progress.note(_verdict(outcome))
     return _settled(setting, model, compared)
+
+
+def _of_rank_0(decision: dict[str, Any]) -> dict[str, Any]:
+    return here().shared(lambda: decision)
 
 
 def _settled(setting: Setting, model: Model, compared: list[Compared]) -> Model:

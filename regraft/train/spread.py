@@ -119,8 +119,8 @@ def _away(learner: Learner) -> None:
 def _back(learner: Learner, state: dict[str, Tensor]) -> None:
     for value in learner.module.parameters():
         value.data = value.data.to(learner.device)
-    for name, value in learner.state.items():
-        value.copy_(in_full(state[name]))
+    for name, own in learner.state.items():
+        own.copy_(in_full(state[name]))
     learner.set_modes(True)  # what was computed from other weights is dropped
     learner.set_modes(False)
 

@@ -103,8 +103,8 @@ class Together:
                 value.grad /= self.scale
         moved = [share * _floating(value - old) for value, old in zip(self.moving, before, strict=True)]
         added([*(value.grad for value in learned if value.grad is not None), *moved], self.ranks)
-        for value, old, change in zip(self.moving, before, moved, strict=True):
-            value.copy_(old + (change if value.is_floating_point() else change.round()))
+        for statistic, old, change in zip(self.moving, before, moved, strict=True):
+            statistic.copy_(old + (change if statistic.is_floating_point() else change.round()))
 
 
 def _floating(value: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def added(values: Sequence[Tensor], ranks: Ranks) -> None:
     for message in _messages(values):
         flat = torch.cat([value.reshape(-1) for value in message])
         ranks.total(flat)
-        for value, part in zip(message, flat.split([value.numel() for value in message]), strict=True):
+        for value, part in zip(message, torch.split(flat, [value.numel() for value in message]), strict=True):
             value.copy_(part.view(value.shape))
 
 
