@@ -270,12 +270,12 @@ def fit(
     from regraft.cli.strategy import TrainingOptions, bytes_of, strategy_of
     from regraft.cli.watch import watcher
     from regraft.place import place_run, reserved
-    from regraft.recipe import Data, Recipe
+    from regraft.recipe import Data, Recipe, located
 
     recipe = Recipe(
         data=Data(
             path=data,
-            test=test,
+            test=test if test in ("auto", "none") else located(test),
             test_share=test_share,
             path_column=path_column,
             label_column=label_column,
