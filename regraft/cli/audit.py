@@ -68,12 +68,12 @@ def audit(
     """
     from regraft.cli import show
     from regraft.cli.watch import watcher
-    from regraft.recipe import Data, Recipe
+    from regraft.recipe import Data, Recipe, located
 
     recipe = Recipe(
         data=Data(
             path=data,
-            test=test,
+            test=test if test in ("auto", "none") else located(test),
             path_column=path_column,
             label_column=label_column,
             split_column=split_column,

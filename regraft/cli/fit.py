@@ -273,12 +273,12 @@ def fit(
     from regraft.cli.watch import watcher
     from regraft.place import reserved
     from regraft.progress import Silent
-    from regraft.recipe import Data, Recipe
+    from regraft.recipe import Data, Recipe, located
 
     recipe = Recipe(
         data=Data(
             path=data,
-            test=test,
+            test=test if test in ("auto", "none") else located(test),
             test_share=test_share,
             path_column=path_column,
             label_column=label_column,

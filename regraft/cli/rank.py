@@ -62,11 +62,11 @@ def rank(
     from regraft.cli import show
     from regraft.cli.watch import watcher
     from regraft.errors import SomeFailed
-    from regraft.recipe import Data
+    from regraft.recipe import Data, located
 
     chosen = Data(
         path=data,
-        test=test,
+        test=test if test in ("auto", "none") else located(test),
         test_share=test_share,
         path_column=path_column,
         label_column=label_column,
