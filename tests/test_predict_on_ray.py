@@ -26,6 +26,9 @@ from regraft.values import Rejected
 
 ray = pytest.importorskip("ray")
 
+# Each worker imports torch: on a busy machine that takes its time.
+pytestmark = pytest.mark.timeout(600)
+
 WORKERS = 2
 IMAGES = 40
 

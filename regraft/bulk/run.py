@@ -63,7 +63,7 @@ def _rows_of(blocks: list[Any], given_to_workers: tuple[Any, ...], pool: Pool) -
 
     if not blocks:
         return
-    given = ray.data.from_arrow(blocks)
+    given = ray.data.from_blocks(blocks)  # these blocks and no others, and no task for each of them as `from_arrow` has
     _hush()
     workers = min(pool.workers, len(blocks))
     # Left as they are: Ray Data starts a lost worker again, and gives it the blocks that it had, as often as it takes.
