@@ -136,6 +136,12 @@ class PeerFailed(RegraftError):
     exit_code = 9
 
 
+class WorkersFailed(RegraftError):
+    """Workers on Ray that could not begin, or that broke with something else than an image."""
+
+    exit_code = 9
+
+
 class Interrupted(KeyboardInterrupt):
     """A training was told to stop by the signal `number`, and has kept its state. No Exception, as Ctrl-C is none."""
 

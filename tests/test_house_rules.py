@@ -139,24 +139,26 @@ def dependencies(*, every_platform: bool) -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     own = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
     waiting = [Requirement(line) for line in own]
-    found: set[str] = set()
+    found: set[tuple[str, str]] = set()
     while waiting:
-        name = canonicalize_name(waiting.pop().name)
-        if name in found:
-            continue
-        found.add(name)
-        try:
-            needs = [Requirement(line) for line in distribution(name).requires or []]
-        except PackageNotFoundError:
-            continue
-        waiting += [need for need in needs if applies(need, every_platform=every_platform)]
-    return found
+        asked = waiting.pop()
+        name = canonicalize_name(asked.name)
+        for extra in {"", *asked.extras} - {extra for known, extra in found if known == name}:
+            found.add((name, extra))
+            try:
+                needs = [Requirement(line) for line in distribution(name).requires or []]
+            except PackageNotFoundError:
+                continue
+            waiting += [need for need in needs if applies(need, extra, every_platform=every_platform)]
+    return {name for name, _ in found}
 
 
-def applies(need: Requirement, *, every_platform: bool) -> bool:
+def applies(need: Requirement, extra: str, *, every_platform: bool) -> bool:
     if need.marker is None:
         return True
-    return "extra" not in str(need.marker) if every_platform else need.marker.evaluate({"extra": ""})
+    if every_platform:
+        return "extra" not in str(need.marker) or (bool(extra) and need.marker.evaluate({"extra": extra}))
+    return need.marker.evaluate({"extra": extra})
 
 
 def test_constraints_cover_every_dependency() -> None:

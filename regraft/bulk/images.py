@@ -1,19 +1,22 @@
 """Which images there are, in order and none left out, with labels where the source has any."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regraft.data.folder import list_images, read_folder
+from regraft.data.found import Found
 from regraft.data.materialise import on_disk
 from regraft.data.names import printable, sample_names
+from regraft.data.shards.places import find_shards
+from regraft.data.shards.read import list_members, read_shards
 from regraft.data.table import read_listed
 from regraft.data.tabular import is_table
 from regraft.errors import DataUnusable
 from regraft.inputs import checked_paths
 from regraft.progress import Progress
 from regraft.recipe import Data
-from regraft.values import Sample
+from regraft.values import ImagePath, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,29 +40,35 @@ def read_images(data: Data | Sequence[str | Path], cache: Path, progress: Progre
     """
     if not isinstance(data, Data):
         return _not_empty(Images(samples=tuple(Sample(path=path, name=name) for path, name in checked_paths(data))), "the list")
-    data = on_disk(replace(data, path=Path(data.path), test="none"), cache, progress=progress)
-    if data.path.is_dir():
-        found = _in_folder(data.path)
-    elif is_table(data.path) and data.path.is_file():
+    data = on_disk(replace(data, test="none"), cache, progress=progress)
+    return _not_empty(_in_source(data, progress), printable(data.path))
+
+
+def _in_source(data: Data, progress: Progress) -> Images:
+    if shards := find_shards(data.path):
+        members = list_members(data.path)
+        return _all_of(members, [member.name for member in members], lambda: read_shards(data, shards, progress=progress))
+    path = data.local
+    if path.is_dir():
+        paths = list_images(path)
+        return _all_of(paths, [one.relative_to(path).as_posix() for one in paths], lambda: read_folder(path))
+    if is_table(path) and path.is_file():
         table = read_listed(data)
-        found = Images(samples=table.samples, multi_label=table.multi_label)
-    else:
-        samples = (Sample(path=data.path, name=str(data.path)),)  # an image; where it is none, its row says so
-        found = Images(samples=samples)
-    return _not_empty(found, printable(data.path))
+        return Images(samples=table.samples, multi_label=table.multi_label)
+    return Images(samples=(Sample(path=path, name=str(path)),))  # an image; where it is none, its row says so
 
 
-def _in_folder(root: Path) -> Images:
-    """All images below a folder; their labels where its layout is one of class folders."""
-    paths = list_images(root)
-    names = sample_names([path.relative_to(root).as_posix() for path in paths])
+def _all_of(paths: Sequence[ImagePath], names: Sequence[str], read: Callable[[], Found]) -> Images:
+    """All images; their labels where `read` finds any."""
+    plain = [Sample(path=path, name=name) for path, name in zip(paths, sample_names(names), strict=True)]
     try:
-        found = read_folder(root)
-    except DataUnusable:  # a layout that cannot be fitted on has images all the same
-        return Images(samples=tuple(Sample(path=path, name=name) for path, name in zip(paths, names, strict=True)))
+        found = read()
+    except DataUnusable:  # what cannot be fitted on has images all the same
+        return Images(samples=tuple(plain))
     known = {sample.path: sample for sample in found.samples}
-    samples = tuple(known.get(path, Sample(path=path, name=name)) for path, name in zip(paths, names, strict=True))
-    return Images(samples=samples, notes=tuple(note for note in found.notes if "in no class folder" not in note))
+    samples = tuple(known.get(sample.path, sample) for sample in plain)
+    notes = tuple(note for note in found.notes if "in no class folder" not in note)
+    return Images(samples=samples, multi_label=found.multi_label, notes=notes)
 
 
 def _not_empty(found: Images, where: str) -> Images:

@@ -11,18 +11,12 @@ from regraft.bulk.ledger import Ledger
 from regraft.bulk.models import Model
 from regraft.bulk.worker import Setting, Worker
 from regraft.data.names import count_of
-from regraft.errors import RegraftError
+from regraft.errors import WorkersFailed
 from regraft.progress import Progress, Silent
 
 # How often a block is begun again where its worker was lost, before its images are asked one by one.
 RETRIES = 3
 _UNDER_WAY = 2  # blocks for each worker: one that it works on and one that waits
-
-
-class WorkersFailed(RegraftError):
-    """Workers that could not begin, or that broke with something else than an image."""
-
-    exit_code = 9
 
 
 def answers_of(

@@ -320,12 +320,6 @@ def _check_same(table: Table) -> None:
         raise error
 
 
-def _known(table: Table) -> dict[bytes, int]:
-    """What a table holds. Only rank 0 looks whether its rows are whole: another one may be writing them just then."""
-    first = here().first
-    return here().first_then(lambda: table.lookup(check=first))
-
-
 def _run_shares(
     samples: Sequence[Sample],
     table: Table,
@@ -366,7 +360,7 @@ def _run(
     looks: "_Looks | None" = None,
 ) -> tuple[list[int | Rejected], list[bytes], int]:
     """For each sample its row in the table or why it has none; digests of those with one; how many were new."""
-    known = _known(table)
+    known = table.lookup()
     results: list[int | Rejected] = []
     fresh: list[tuple[int, Row]] = []
     rejected: list[Rejected] = []
@@ -415,7 +409,7 @@ class _Looks:
     """The looks of images as they come by, kept in a table."""
 
     def __init__(self, table: Table) -> None:
-        self.table, self.known = table, _known(table)
+        self.table, self.known = table, table.lookup()
 
     def noting(self, images: Iterator[Loaded | Rejected]) -> Iterator[Loaded | Rejected]:
         """The same images; the looks that they bring along are written down."""

@@ -135,13 +135,15 @@ def fields_of(found: "ImageFeatures") -> dict[str, Any]:
 def _chosen(data: list[str], path_column: str, label_column: str, null: bool) -> "Data | list[str]":
     """One source as it is read for a fit; anything else as a list of paths."""
     from regraft.data.named import named_set
+    from regraft.data.shards.places import find_shards
     from regraft.data.tabular import is_table
     from regraft.inputs import STANDARD_INPUT, expand_inputs
-    from regraft.recipe import Data
+    from regraft.recipe import Data, located
 
     if len(data) == 1 and data[0] != STANDARD_INPUT:
-        path = Path(data[0])
-        if path.is_dir() or (path.is_file() and is_table(path)) or named_set(path) is not None:
+        path = located(data[0])
+        whole = isinstance(path, str) or path.is_dir() or (path.is_file() and is_table(path))
+        if whole or find_shards(path) or named_set(path) is not None:
             return Data(path=path, path_column=path_column, label_column=label_column)
     listed = sys.stdin.buffer if STANDARD_INPUT in data else None
     return list(expand_inputs(data, listed=listed, null=null).paths)

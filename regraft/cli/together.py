@@ -44,7 +44,7 @@ def together(device: str) -> Iterator[Ranks]:
         yield ranks
 
 
-def placed(data: Path, out: Path | None, *, overwrite: bool, resume: bool) -> tuple[Place, bool]:
+def placed(data: str | Path, out: Path | None, *, overwrite: bool, resume: bool) -> tuple[Place, bool]:
     """Where the run goes, and whether it goes on with a training there: so it does where torchrun has started it again."""
     launch = launched()
     earlier = launch.kept(_PLACE) if launch is not None and launch.attempt else None

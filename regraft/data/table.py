@@ -193,18 +193,19 @@ def read_listed(data: Data) -> Found:
 
     Raises DataUnusable as `read_table` does, but not for what labels say.
     """
-    table = read_columns(data.path, [(data.path_column, "--path-column"), (data.label_column, None)])
-    folder, nothing = os.path.abspath(data.path.parent), [None] * len(table.rows)  # noqa: PTH100 (`resolve` follows links)
+    path = data.local
+    table = read_columns(path, [(data.path_column, "--path-column"), (data.label_column, None)])
+    folder, nothing = os.path.abspath(path.parent), [None] * len(table.rows)  # noqa: PTH100 (`resolve` follows links)
     labels = table.columns.get(data.label_column, nothing)
     multi_label = any(isinstance(cell, list) or (isinstance(cell, str) and _SEPARATORS.search(cell)) for cell in labels)
     listed = zip(table.rows, table.columns[data.path_column], labels, strict=True)
     rows = [
-        _Row(number, identity_of(data, number, path, folder), _labels(data, number, label, multi_label), None, None)
-        for number, path, label in listed
+        _Row(number, identity_of(data, number, listed_path, folder), _labels(data, number, label, multi_label), None, None)
+        for number, listed_path, label in listed
     ]
     return Found(
-        root=data.path.parent,
-        title=shown(data.path.name),
-        samples=tuple(Sample(path=data.path.parent / row.path, name=row.path, labels=row.labels) for row in rows),
+        root=path.parent,
+        title=shown(path.name),
+        samples=tuple(Sample(path=path.parent / row.path, name=row.path, labels=row.labels) for row in rows),
         multi_label=multi_label,
     )
