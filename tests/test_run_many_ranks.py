@@ -17,12 +17,12 @@ import torch
 from conftest import paint_classes
 from training_problems import write_net
 
-from regraft.board import FolderBoard, Leaving, Process, take_leave
 from regraft.cache.stream import decoding_threads
 from regraft.cli.main import main
 from regraft.cli.together import placed
-from regraft.heartbeat import Heartbeat
 from regraft.launch import launched, tidy
+from regraft.parallel.board import FolderBoard, Leaving, Process, take_leave
+from regraft.parallel.heartbeat import Heartbeat
 from regraft.ranks import asked_for, processors
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, forks")
@@ -288,7 +288,7 @@ def test_a_heartbeat_tells_who_is_silent_who_left_and_that_all_wait(tmp_path: Pa
     for count in range(30):
         board.write("beat-1", f"{count} working")
         assert heartbeat._round() is None
-    monkeypatch.setattr("regraft.heartbeat._Pulse.word", lambda *_: "5 waiting")
+    monkeypatch.setattr("regraft.parallel.heartbeat._Pulse.word", lambda *_: "5 waiting")
     found = None
     for count in range(30):
         board.write("beat-1", f"{count} waiting")

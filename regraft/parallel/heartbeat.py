@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from regraft.board import Board, Leaving, Process, failure_among, leaving_of
+from regraft.parallel.board import Board, Leaving, Process, failure_among, leaving_of
 
 EVERY = 1.0
 # Processor time in a second that is work, of the threads that are counted; and where they cannot be told apart, of all.

@@ -22,10 +22,10 @@ import torch.distributed
 # torch.distributed has them, too, and says nothing of their types.
 from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 
-from regraft.board import Board, FolderBoard, Leaving, Process, StoreBoard, announce, failure_among, process_of
 from regraft.errors import NotWritable, RegraftError, UsageError
-from regraft.group import Group, Signals, peer_failed
 from regraft.launch import Launch, finished, launched
+from regraft.parallel.board import Board, FolderBoard, Leaving, Process, StoreBoard, announce, failure_among, process_of
+from regraft.parallel.group import Group, Signals, peer_failed
 from regraft.ranks import Ranks, here
 
 # Seconds for all processes to arrive.

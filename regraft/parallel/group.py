@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed
 
-from regraft.board import Board, Leaving, Process, failure_among, leaving_of, take_leave
 from regraft.errors import Interrupted, PeerFailed, RegraftError, first_line
-from regraft.heartbeat import Heartbeat
 from regraft.launch import Launch, gone, tidy
+from regraft.parallel.board import Board, Leaving, Process, failure_among, leaving_of, take_leave
+from regraft.parallel.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store  # where its type is said
