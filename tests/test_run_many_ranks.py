@@ -195,7 +195,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **told: object) -> 
     ("words", "got"),
     [
         (["predict", "run", "photos"], "`regraft predict` in 2 processes"),
-        (["fit", "photos", "--strategy", "auto"], "--strategy auto"),
+        (["fit", "photos", "--task", "semantic"], "--task semantic"),
         (["fit", "photos", "--task", "saliency"], "--task saliency"),
     ],
 )

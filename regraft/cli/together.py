@@ -11,23 +11,18 @@ from regraft.launch import launched
 from regraft.place import Place, place_run
 from regraft.ranks import ALONE, Ranks, asked_for
 from regraft.recipe import Recipe
-from regraft.strategies import Auto
 
 _PLACE, _LAST = "place", "report.html"
 
 
 def check_together(recipe: Recipe) -> None:
     """Raise UsageError for what several processes cannot work on."""
-    if asked_for() == 1:
-        return
-    if recipe.data.task != "classification":
-        got, fix = f"--task {recipe.data.task}", "start it without torchrun"
-    elif isinstance(recipe.strategy, Auto):
-        # What each process measures for itself would have them try different things.
-        got, fix = "--strategy auto", "name a strategy, or start it without torchrun"
-    else:
-        return
-    raise UsageError(expected="classes, and a strategy by name, for several processes", got=got, fix=fix)
+    if asked_for() > 1 and recipe.data.task != "classification":
+        raise UsageError(
+            expected="images with classes, for several processes",
+            got=f"--task {recipe.data.task}",
+            fix="start it without torchrun",
+        )
 
 
 @contextmanager

@@ -16,14 +16,14 @@ has C = 2 / (l2 sum_n w_n).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regraft.errors import DataUnusable, NotConverged, RegraftError, UsageError
+from regraft.errors import DataUnusable, NotConverged, UsageError
 from regraft.ranks import ALONE, Ranks
 from regraft.train.design import Design, by_first, make_design
 from regraft.train.held import Held, as_array
@@ -33,7 +33,6 @@ from regraft.train.standardise import Standardiser, check_shape, row_blocks
 from regraft.train.terms import terms_of
 from regraft.values import FloatArray
 
-Solved = TypeVar("Solved")
 Targets = NDArray[np.integer[Any]] | NDArray[np.bool_]
 DECREMENT = 1e-9  # nats: an estimate of J minus its minimum at which a final solution may stop
 LIMIT = 3000  # iterations
@@ -89,11 +88,10 @@ def solve_head(
     if not l2 > 0:
         raise UsageError(expected="an l2 above 0", got=str(l2), fix="give for example 0.001")
     if by_first(features_ND, ranks):
-        return first_solves(
-            ranks,
+        return ranks.shared(
             lambda: solve_head(
                 features_ND, targets, classes=classes, l2=l2, weights_N=weights_N, start=start, tolerance=tolerance
-            ),
+            )
         )
     design = make_design(features_ND, ranks=ranks)
     weights_11N = check_weights(weights_N, len(features_ND))[None, None]
@@ -179,23 +177,6 @@ def _loss(targets: Targets, shares_FLN: NDArray[np.float64], classes: int, dtype
     truth_KN = torch.from_numpy(np.ascontiguousarray(targets.T)).to(dtype)
     weights_PN = shares.expand(-1, classes, -1).reshape(len(shares) * classes, len(targets))
     return Sigmoid(weights_PN=weights_PN, targets_PN=truth_KN.repeat(len(shares), 1))
-
-
-def first_solves(ranks: Ranks, solve: Callable[[], Solved]) -> Solved:
-    """What rank 0 solves alone, or the error that it met, on every rank."""
-
-    def attempt() -> Solved | tuple[type[RegraftError], str, str, str]:
-        try:
-            return solve()
-        except (NotConverged, DataUnusable, UsageError) as error:
-            kind = next(one for one in (NotConverged, DataUnusable, UsageError) if isinstance(error, one))
-            return kind, error.expected, error.got, error.fix
-
-    found = ranks.shared(attempt)
-    if isinstance(found, tuple):
-        kind, expected, got, fix = found
-        raise kind(expected=expected, got=got, fix=fix)
-    return found
 
 
 def check_targets(targets: Targets, count: int, classes: int, *, multi_label: bool) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from regraft.errors import DataUnusable, UsageError
 from regraft.progress import Progress, Silent
 from regraft.ranks import ALONE, Ranks
-from regraft.train.convex import LinearHead, Targets, check_targets, first_solves, make_loss, solve_design
+from regraft.train.convex import LinearHead, Targets, check_targets, make_loss, solve_design
 from regraft.train.design import by_first, make_design
 from regraft.train.folds import FoldSolver
 from regraft.train.standardise import check_shape
@@ -73,8 +73,7 @@ def choose_l2(
     """
     check_shape(features_ND)
     if by_first(features_ND, ranks):
-        return first_solves(
-            ranks,
+        return ranks.shared(
             lambda: choose_l2(
                 features_ND,
                 targets,
