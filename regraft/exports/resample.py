@@ -24,6 +24,7 @@ _STEPS: Final = 32
 _LUMINANCE: Final = (19595.0, 38470.0, 7471.0)
 _WHOLE: Final = 65536.0
 _LARGEST: Final = 2**30
+_DOUBLE = torch.float64  # some runtimes compute it as float32
 
 
 class Resample(nn.Module):
@@ -74,7 +75,7 @@ class Resample(nn.Module):
         down_step, across_step = columns + tall * (1 - columns), 1 + tall * (columns - 1)
         places = torch.arange(second).unsqueeze(1) * down_step + torch.arange(first).unsqueeze(0) * across_step
         turned = images.flatten(1, 2).index_select(1, places.flatten()).unflatten(1, (second, first))  # type: ignore[no-untyped-call]
-        share = torch.scalar_tensor(tall, dtype=torch.float64)
+        share = torch.scalar_tensor(tall, dtype=_DOUBLE)
         pixels = _across(self._floats(turned), _weights(across.mixed(down, share), first, kind))
         pixels = _across(pixels.transpose(2, 3), _weights(down.mixed(across, share), second, kind))
         height, width = self.preprocess.height, self.preprocess.width
@@ -102,8 +103,8 @@ class _Place:
     """
 
     def __init__(self, whole: Tensor, part: Tensor) -> None:
-        value = (whole.to(torch.float64) + part).to(torch.float32)
-        self.whole, self.part = whole, (value - whole.to(torch.float32)).to(torch.float64)
+        value = (whole.to(_DOUBLE) + part).to(torch.float32)
+        self.whole, self.part = whole, (value - whole.to(torch.float32)).to(_DOUBLE)
 
 
 def _share(times: Tensor, side: Tensor, of: Tensor) -> _Place:
@@ -111,9 +112,9 @@ def _share(times: Tensor, side: Tensor, of: Tensor) -> _Place:
     # Beyond that, a runtime with whole numbers of 32 bits would wrap around: images 5,000 times as long as wide.
     known = side < torch.full_like(times, _LARGEST) // torch.clamp(times, min=1)
     exact = times * torch.where(known, side, 0)
-    rough = times.to(torch.float64) * side.to(torch.float64) / of
+    rough = times.to(_DOUBLE) * side.to(_DOUBLE) / of
     whole = torch.where(known, exact // of, torch.floor(rough).to(torch.int64))
-    part = torch.where(known, (exact - exact // of * of).to(torch.float64) / of, rough - torch.floor(rough))
+    part = torch.where(known, (exact - exact // of * of).to(_DOUBLE) / of, rough - torch.floor(rough))
     return _Place(whole, part)
 
 
@@ -139,7 +140,7 @@ class _Span:
 
     def scale(self) -> Tensor:
         """Pixels of the image for each that comes out."""
-        return (self.size.to(torch.float64) + self.size_part) / self.length
+        return (self.size.to(_DOUBLE) + self.size_part) / self.length
 
     def places(self) -> Tensor:
         """(slots,) the number of each slot among the pixels that the part becomes; outside of it below 0 or too large."""
@@ -176,7 +177,7 @@ def _spans(rows: int, columns: int, preprocess: Preprocess) -> tuple[_Span, _Spa
     if preprocess.fit == "squash":
         found = [_whole(side, torch.full_like(side, slot), nothing, slot) for side, slot in zip(sides, slots, strict=True)]
         return found[0], found[1]
-    floats = [side.to(torch.float64) for side in sides]
+    floats = [side.to(_DOUBLE) for side in sides]
     scale = torch.minimum(slots[0] / floats[0], slots[1] / floats[1])
     lengths = [torch.clamp(torch.round(side * scale), min=1.0).to(torch.int64) for side in floats]
     found = [
@@ -188,7 +189,7 @@ def _spans(rows: int, columns: int, preprocess: Preprocess) -> tuple[_Span, _Spa
 
 def _whole(side: Tensor, length: Tensor, offset: Tensor, slots: int) -> _Span:
     """All of a side."""
-    nothing = torch.zeros_like(side, dtype=torch.float64)
+    nothing = torch.zeros_like(side, dtype=_DOUBLE)
     return _Span(_Place(torch.zeros_like(side), nothing), _Place(side, nothing), length, offset, slots)
 
 
@@ -211,7 +212,7 @@ def _cropped(sides: tuple[Tensor, Tensor], slots: tuple[int, int], share: float)
 def _nearest(span: _Span, size: int) -> Tensor:
     """(slots,) which pixel of `size` each slot shows."""
     # Summed up step by step as Pillow does it: where a place falls between two pixels, rounding decides.
-    scale, begin = span.scale(), span.begin.to(torch.float64) + span.begin_part
+    scale, begin = span.scale(), span.begin.to(_DOUBLE) + span.begin_part
     steps = torch.cat([(begin + scale * 0.5).view(1), scale.expand(span.slots - 1)])
     places = torch.clamp(span.places(), 0, span.slots - 1)
     found = torch.floor(torch.cumsum(steps, dim=0)).to(torch.int64)
@@ -249,17 +250,17 @@ def _distances(span: _Span, size: int) -> tuple[Tensor, Tensor]:
     # A filter of one pixel of the image at least: a wider one where it is reduced, by a number that may be no whole one.
     reduced = span.scale() > 1
     unit = 2 * torch.where(reduced, span.size, span.length)
-    lost = torch.where(reduced, span.size_part / (span.size.to(torch.float64) + span.size_part), 0.0)
-    distance = (away.to(torch.float64) + left) / unit
+    lost = torch.where(reduced, span.size_part / (span.size.to(_DOUBLE) + span.size_part), 0.0)
+    distance = (away.to(_DOUBLE) + left) / unit
     steps = torch.floor(distance * (1.0 - lost) * _STEPS).to(torch.int64)
     steps = torch.clamp(steps, 0, _STEPS * _WIDEST)
-    rest = ((_STEPS * away - steps * unit).to(torch.float64) + _STEPS * left) / (_STEPS * unit) - distance * lost
+    rest = ((_STEPS * away - steps * unit).to(_DOUBLE) + _STEPS * left) / (_STEPS * unit) - distance * lost
     return steps, rest
 
 
 def _kernel(steps: Tensor, rest: Tensor, kind: Interpolation) -> tuple[Tensor, Tensor]:
     """A filter of Pillow at distances of 0 or more, in units of the filter: a number of few bits, and a small rest."""
-    x = steps.to(torch.float64) / _STEPS
+    x = steps.to(_DOUBLE) / _STEPS
     nothing = torch.zeros_like(rest)
     inner, outer = steps < _STEPS, steps < 2 * _STEPS
     if kind == "bilinear":

@@ -64,6 +64,9 @@ def of_plain(kind: Any, plain: Any, where: str) -> Any:
         return _checked(plain in inner and isinstance(plain, str), plain, where)
     if origin is tuple and inner[1:] == (...,):
         return tuple(of_plain(inner[0], item, f"{where}[{i}]") for i, item in enumerate(_a(list, plain, where)))
+    if origin is tuple:
+        parts = _checked(isinstance(plain, list) and len(plain) == len(inner), plain, where)
+        return tuple(of_plain(one, item, f"{where}[{i}]") for i, (one, item) in enumerate(zip(inner, parts, strict=True)))
     if origin is dict:
         return {key: of_plain(inner[1], item, f"{where}.{key}") for key, item in _a(dict, plain, where).items()}
     if origin is np.ndarray:
@@ -111,9 +114,16 @@ def _matrix(plain: Any, where: str) -> NDArray[np.int64]:
 
 def _optional(kinds: tuple[Any, ...], plain: Any, where: str) -> Any:
     others = [kind for kind in kinds if kind is not types.NoneType]
-    if len(others) != 1:
+    if plain is None and len(others) < len(kinds):
+        return None
+    if len(others) == 1:
+        return of_plain(others[0], plain, where)
+    # One of them as text, the other as an object: where an image is.
+    objects = [kind for kind in others if is_dataclass(kind)]
+    if len(others) != 2 or len(objects) != 1:
         raise TypeError(f"{where}: no plain form for one of {kinds}")
-    return None if plain is None else of_plain(others[0], plain, where)
+    (text,) = (kind for kind in others if kind not in objects)
+    return of_plain(objects[0] if isinstance(plain, dict) else text, plain, where)
 
 
 def _dataclass(kind: Any, plain: Any, where: str) -> Any:
