@@ -47,7 +47,7 @@ def write_images(folder: Path, kept: KeptImages) -> None:
     import pyarrow.parquet as pq
 
     with replacing(folder / IMAGES_FILE) as temporary:
-        pq.write_table(_to_table(kept), temporary, compression="zstd")
+        pq.write_table(_to_table(kept), temporary.absolute(), compression="zstd")
 
 
 def read_images(folder: Path) -> KeptImages:
@@ -65,7 +65,7 @@ def read_images(folder: Path) -> KeptImages:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"{path.stat().st_size:,} bytes")
-        table = pq.read_table(path)
+        table = pq.read_table(path.absolute())
         described = json.loads((table.schema.metadata or {})[METADATA_KEY])
         if described["format"] != FORMAT:
             raise ValueError(f"format {described['format']}")

@@ -34,7 +34,7 @@ def write_table(path: Path, rows: Iterable[Prediction], columns: int, *, explain
     schema = pa.schema(list(zip(names, types, strict=True)))
     temporary, source = path.with_name(f".{path.name}.tmp"), iter(rows)
     try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(temporary.absolute(), schema, compression="zstd") as writer:
             while group := list(islice(source, GROUP_ROWS)):
                 writer.write_table(_to_table(group, columns, schema))
         with temporary.open("rb+") as file:
@@ -67,7 +67,7 @@ def table_rows(path: Path, *, explained: bool = False) -> Iterator[Prediction]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path.absolute()) as file:
             if explained != ("explanation" in file.schema_arrow.names):
                 raise KeyError("explanation")
             for batch in file.iter_batches(GROUP_ROWS):

@@ -135,3 +135,11 @@ def test_parts_of_different_classes_do_not_mix(tmp_path: Path) -> None:
 def test_scores_and_tables_do_not_import_torch() -> None:
     code = "import sys, regraft.evaluate, regraft.report; sys.exit('torch' in sys.modules or 'pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_folder_with_a_colon_is_no_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = Path("run-partial:2/predictions.parquet")
+    table.parent.mkdir()
+    write_predictions(table, {"test": make(5, seed=1)})
+    assert set(read_predictions(table)) == {"test"}

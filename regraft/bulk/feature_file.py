@@ -62,7 +62,9 @@ class FeatureFile:
         texts = [field.name for field in self._schema if field.name != "features"]
         try:
             # Numbers of a network repeat so rarely that a dictionary of them would only be given up.
-            self._writer: Any = pq.ParquetWriter(self._temporary, self._schema, compression="zstd", use_dictionary=texts)
+            self._writer: Any = pq.ParquetWriter(
+                self._temporary.absolute(), self._schema, compression="zstd", use_dictionary=texts
+            )
         except OSError as error:
             raise _failure(path, error) from error
         self._pa = pa
@@ -116,14 +118,14 @@ def read_about(path: Path) -> dict[str, Any]:
     """What a file of features says of itself."""
     import pyarrow.parquet as pq
 
-    return dict(json.loads(pq.read_schema(path).metadata[ABOUT]))
+    return dict(json.loads(pq.read_schema(path.absolute()).metadata[ABOUT]))
 
 
 def read_features(path: Path) -> NDArray[np.float32]:
     """The features (N, D) of such a file, NaN for images without any."""
     import pyarrow.parquet as pq
 
-    column = pq.read_table(path, columns=["features"]).column("features")
+    column = pq.read_table(path.absolute(), columns=["features"]).column("features")
     features_ND = np.full((len(column), column.type.list_size), np.nan, np.float32)
     start = 0
     for chunk in column.chunks:

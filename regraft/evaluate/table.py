@@ -36,7 +36,8 @@ def write_predictions(path: Path, parts: Mapping[str, Predictions]) -> None:
 
     table = _to_table(parts)
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        # Absolute: pyarrow takes a relative path with a colon for a URL.
+        pq.write_table(table, temporary.absolute(), compression="zstd")
 
 
 def read_predictions(path: Path) -> dict[str, Predictions]:
@@ -50,7 +51,7 @@ def read_predictions(path: Path) -> dict[str, Predictions]:
     if not path.is_file():
         raise UsageError(expected="a table of predictions", got=f"no file {path}", fix="give the predictions.parquet of a run")
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path.absolute())
         described = json.loads((table.schema.metadata or {})[METADATA_KEY])
         if described["format"] != FORMAT:
             raise ValueError(f"format {described['format']}")
