@@ -25,7 +25,13 @@ _LARGE = """
     resnext101_32x8d resnext101_64x4d swin_b swin_s swin_v2_b swin_v2_s vgg13 vgg13_bn vgg16_bn vgg19 vgg19_bn vit_b_32
     vit_h_14 vit_l_16 vit_l_32 wide_resnet101_2 wide_resnet50_2
 """
-LARGE = frozenset(_LARGE.split())
+# Of timm, those that take longest.
+_SLOW = """
+    cait_xxs24_224 caformer_s18 coat_lite_tiny convmixer_768_32 davit_tiny gcvit_xxtiny hiera_tiny_224 mobileone_s0
+    nest_tiny resmlp_12_224 sequencer2d_s swinv2_cr_tiny_224 tnt_s_patch16_224 tresnet_m twins_svt_small
+    vit_relpos_small_patch16_224 vitamin_small_224 volo_d1_224
+"""
+LARGE = frozenset(f"torchvision:{name}" for name in _LARGE.split()) | {f"timm:{name}" for name in _SLOW.split()}
 TORCHVISION = tuple(torchvision.models.list_models(module=torchvision.models))
 # One of each family of timm, the smallest or nearly so: those that take 64 pixels, and those that want their own size.
 SMALL = """
@@ -59,7 +65,7 @@ CASES = [
 
 
 def marked(case: Case) -> object:
-    large = case.spec.removeprefix("torchvision:") in LARGE
+    large = case.spec in LARGE
     return pytest.param(case, id=case.spec, marks=[pytest.mark.large] if large else [])
 
 
