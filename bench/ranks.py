@@ -35,8 +35,9 @@ def work(data: Path, cache: Path, engine: str | None) -> None:
     from regraft.backbone.load import load_backbone
     from regraft.cache.extract import extract_features
     from regraft.data.read import read_samples
+    from regraft.launch import asked_for
     from regraft.parallel import joined
-    from regraft.ranks import ALONE, asked_for
+    from regraft.ranks import ALONE
     from regraft.recipe import DEFAULT_BACKBONE, Data
 
     with joined("cpu") if asked_for() > 1 else nullcontext(ALONE) as ranks:

@@ -106,6 +106,12 @@ def launched() -> Launch | None:
     )
 
 
+def asked_for() -> int:
+    """How many processes torchrun has started for this command, 1 where it did not."""
+    launch = launched()
+    return 1 if launch is None else launch.size
+
+
 def _user() -> int:
     return os.getuid() if hasattr(os, "getuid") else 0
 

@@ -57,10 +57,7 @@ class Ranks:
         """What every rank has for its positions `mine(count)`, put together: (count, ...) on every rank, none padded."""
         if self.alone:
             return own
-        import torch.distributed
-
-        parts: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(parts, np.ascontiguousarray(own))
+        parts = self.each(np.ascontiguousarray(own))
         whole = np.empty((sum(len(part) for part in parts), *own.shape[1:]), own.dtype)
         for rank, part in enumerate(parts):
             whole[rank :: self.size] = part
@@ -146,11 +143,6 @@ def here() -> Ranks:
     if torch is None or not torch.is_available() or not torch.is_initialized():
         return ALONE
     return Ranks(torch.get_rank(), torch.get_world_size())
-
-
-def asked_for() -> int:
-    """How many processes torchrun has started for this command, 1 where it did not."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def on_this_machine() -> int:

@@ -20,10 +20,10 @@ from training_problems import write_net
 from regraft.cache.stream import decoding_threads
 from regraft.cli.main import main
 from regraft.cli.together import placed
-from regraft.launch import launched, tidy
+from regraft.launch import asked_for, launched, tidy
 from regraft.parallel.board import FolderBoard, Leaving, Process, take_leave
 from regraft.parallel.heartbeat import Heartbeat
-from regraft.ranks import asked_for, processors
+from regraft.ranks import processors
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, forks")
 HERE = Path(__file__).parent

@@ -130,9 +130,9 @@ def test_what_cannot_be_is_said_before_any_work(mixed: Path, tmp_path: Path, mon
     ):
         with pytest.raises(error):
             regraft.features(data, cache=tmp_path / "cache", **(SMALL | options))
-    from regraft.bulk import cluster
+    from regraft import needs
 
-    monkeypatch.setattr(cluster, "find_spec", lambda name: None if name == "ray" else object())
+    monkeypatch.setattr(needs, "find_spec", lambda name: None if name == "ray" else object())
     with pytest.raises(UsageError, match=r"pip install 'regraft\[ray\]'"):
         regraft.features(mixed, address="local", **SMALL)
     with pytest.raises(UsageError, match=r"pip install 'regraft\[ray\]'"):

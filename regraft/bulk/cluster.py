@@ -9,10 +9,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from regraft.errors import UsageError, first_line
+from regraft.needs import check_installed
 from regraft.recipe import Device
 
 LOCAL = "local"
@@ -45,13 +45,7 @@ class Pool:
 
 def check_ray(address: str, workers: int | None = None) -> None:
     """Raise UsageError where Ray is not installed, or for a number of workers that cannot be."""
-    missing = [name for name in ("ray", "pandas", "fsspec") if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            expected=f"the packages that --ray {address} stands on",
-            got=f"no {', '.join(missing)}",
-            fix="pip install 'regraft[ray]'",
-        )
+    check_installed("ray", "pandas", "fsspec", extra="ray", why=f"--ray {address}")
     if not address:
         raise UsageError(expected="--ray as local or an address", got="nothing", fix="--ray local, or --ray HOST:PORT")
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):

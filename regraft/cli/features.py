@@ -17,6 +17,7 @@ from regraft.cli.options import (
     Trust,
     WeightsOption,
     WorkersOption,
+    check_workers,
 )
 from regraft.cli.start import importing
 from regraft.recipe import DEFAULT_BACKBONE
@@ -79,10 +80,9 @@ def features(
     """
     from regraft.cli import show
     from regraft.cli.watch import watcher
-    from regraft.errors import SomeFailed, UsageError
+    from regraft.errors import SomeFailed
 
-    if workers is not None and ray is None:
-        raise UsageError(expected="--workers with --ray", got="no --ray", fix="add --ray local, or leave --workers out")
+    check_workers(ray, workers)
     chosen, watch = _chosen(data, path_column, label_column, null), watcher()
     with importing():
         from regraft.bulk.features import features as run_features

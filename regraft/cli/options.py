@@ -168,6 +168,14 @@ def check_run_options(model: str, weights: str | None, head_path: str | None) ->
             raise UsageError(expected=f"{option} with a backbone", got=f"{model}, which is a run", fix=f"leave {option} out")
 
 
+def check_workers(ray: str | None, workers: int | None) -> None:
+    """Raise UsageError for workers without --ray."""
+    from regraft.errors import UsageError
+
+    if workers is not None and ray is None:
+        raise UsageError(expected="--workers with --ray", got="no --ray", fix="add --ray local, or leave --workers out")
+
+
 def open_model(
     model: str,
     weights: str | None,

@@ -16,6 +16,7 @@ from regraft.cli.options import (
     Trust,
     WeightsOption,
     WorkersOption,
+    check_workers,
 )
 
 if TYPE_CHECKING:
@@ -170,9 +171,8 @@ def _check_ray(ray: str | None, workers: int | None, explain: Path | None) -> No
     """Raise UsageError for a Ray that cannot be had, and for what does not go together with it."""
     from regraft.errors import UsageError
 
+    check_workers(ray, workers)
     if ray is None:
-        if workers is not None:
-            raise UsageError(expected="--workers with --ray", got="no --ray", fix="add --ray local, or leave --workers out")
         return
     if explain is not None:
         raise UsageError(expected="--explain or --ray", got="both", fix="explain fewer images, without --ray")

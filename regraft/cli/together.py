@@ -7,9 +7,9 @@ from pathlib import Path
 
 from regraft.cli.start import importing
 from regraft.errors import UsageError
-from regraft.launch import launched
+from regraft.launch import asked_for, launched
 from regraft.place import Place, place_run
-from regraft.ranks import ALONE, Ranks, asked_for
+from regraft.ranks import ALONE, Ranks
 from regraft.recipe import Recipe
 
 _PLACE, _LAST = "place", "report.html"

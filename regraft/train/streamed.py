@@ -20,7 +20,7 @@ from regraft.cache.store import HALVES
 from regraft.cache.stream import in_threads
 from regraft.ranks import Ranks
 from regraft.train.held import Steering, exact_type, second_moments
-from regraft.train.standardise import Standardiser, part_of, row_blocks
+from regraft.train.standardise import Standardiser, part_of, row_blocks, widened
 from regraft.values import FloatArray
 
 BLOCK_VALUES = 1 << 20  # of a block of features, and of its logits: 4 MB, of which a processor's cache holds much
@@ -92,7 +92,7 @@ class Streamed:
     def _read(self, rows: slice) -> Tensor:
         raw_ND, mean_D = self.features_ND[rows], self.standardiser.mean_D.astype(np.float32)
         if raw_ND.dtype == HALVES:
-            return torch.from_numpy(raw_ND).view(torch.bfloat16).float().sub_(torch.from_numpy(mean_D))
+            return torch.from_numpy(widened(raw_ND)).sub_(torch.from_numpy(mean_D))
         # A float64 block keeps its digits until the mean is off.
         return torch.from_numpy(np.subtract(raw_ND, mean_D).astype(np.float32, copy=False))
 
