@@ -116,6 +116,14 @@ def test_the_command_takes_files_says_what_it_did_and_leaves_with_5_for_a_bad_on
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
 
 
+def test_a_file_without_any_features_says_why(tmp_path: Path) -> None:
+    found = regraft.features([tmp_path / "nothing.png"], out=tmp_path / "f.parquet", cache=tmp_path / "cache", **SMALL)
+    assert pq.read_table(tmp_path / "f.parquet")["error"].to_pylist() == list(found.errors)
+    assert found.failed == 1
+    assert "no such file" in str(found.errors[0])
+    assert np.isnan(found.features_ND).all()
+
+
 def test_what_cannot_be_is_said_before_any_work(mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "there.parquet").touch()

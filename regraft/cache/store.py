@@ -85,6 +85,8 @@ class FeatureRows:
     def __getitem__(self, key: slice | NDArray[np.int64]) -> NDArray[Any]:
         rows = self._rows[key]
         out = np.empty((len(rows), self.shape[1]), self.dtype)
+        if not len(rows):
+            return out  # of a table that nothing was written to there is no file
         step = self._stored * self.dtype.itemsize
         with self._path.open("rb", buffering=0) as file:
             for start, stop in _runs(rows, max(1, _READ_BYTES // step)):
