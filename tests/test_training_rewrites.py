@@ -266,7 +266,7 @@ def test_an_error_inside_puts_everything_back() -> None:
 def test_layers_told_to_be_exact_compute_in_full_inside_half_precision(exact: bool) -> None:
     seen = []
     with seeded(0):
-        conv = nn.Conv2d(3, 3, 3, groups=3)
+        conv = nn.Conv2d(3, 6, 3, groups=3)
     layer = FoldedConv(conv, None)
     layer.exact = exact
     conv_forward = conv._conv_forward

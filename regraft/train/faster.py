@@ -16,9 +16,12 @@ from typing import Any, cast
 import torch
 from timm.layers import Conv2dSame
 from timm.layers.conv2d_same import conv2d_same
+from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+from regraft.train import depthwise
 
 # A rewritten network must answer as before, to this share of the largest answer.
 _SAME = 1e-3
@@ -56,7 +59,11 @@ class FoldedConv(nn.Module):
 def _convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if isinstance(conv, Conv2dSame):
         # TensorFlow's padding, which depends on the size of the image.
+        if depthwise.suits(conv, x):
+            return depthwise.convolve(pad_same(x, conv.kernel_size, conv.stride), weight, bias, conv.stride, (0, 0))
         return cast(Tensor, conv2d_same(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups))
+    if depthwise.suits(conv, x) and not isinstance(conv.padding, str):
+        return depthwise.convolve(x, weight, bias, conv.stride, conv.padding)
     return cast(Tensor, conv._conv_forward(x, weight, bias))
 
 
