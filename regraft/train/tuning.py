@@ -22,6 +22,8 @@ from regraft.train.precision import FP32, StepPrecision
 # Images that are measured with; the order of the precisions is the same for a whole batch.
 SAMPLE = 8
 _REPEATS = 3
+# How steps are computed; with another number what was measured before is measured again.
+_STEPS = 2
 # A gain below this share is not worth fewer digits.
 _WORTH_IT = 0.95
 
@@ -160,7 +162,7 @@ def _digest(asked: str, module: nn.Module, inputs: Sequence[Tensor], device: str
     layers = [(path, type(layer).__name__, layer.extra_repr()) for path, layer in module.named_modules()]
     trains = [name for name, value in module.named_parameters() if value.requires_grad]
     shapes = [tuple(value.shape) for value in inputs]
-    return hashlib.sha256(repr((asked, layers, trains, shapes, machine_key(device))).encode()).hexdigest()[:24]
+    return hashlib.sha256(repr((_STEPS, asked, layers, trains, shapes, machine_key(device))).encode()).hexdigest()[:24]
 
 
 def _recall(memory: Path | None, name: str) -> Tuned | None:
