@@ -124,15 +124,19 @@ def curve(bench: Bench) -> list[Row]:
     minutes = 0.5 if bench.quick else 60.0
     loop = peer(data, "seed-full", "--minutes", "0.2" if bench.quick else "10")
     out = bench.scratch / "runs" / data.name
-    flags = ("--size", "64", "--strategy", "full", "--epochs", "40", "--minutes", str(minutes - 6 if minutes > 6 else minutes))
+    # Small images in large batches: a step's calls cost as much as its sums.
+    flags = ("--size", "64", "--strategy", "full", "--batch-size", "128", "--epochs", "40")
+    flags += ("--minutes", str(minutes - 6 if minutes > 6 else minutes))
     head = fit(bench, data, CACHE, "--size", "64")
     run = regraft("fit", data, "--out", out, "--overwrite", "--cache", bench.scratch / "caches" / CACHE, "--json", *flags)
     epochs = [json.loads(text) for text in (out / "metrics.jsonl").read_text().splitlines()]
     before = run.seconds - sum(epoch["seconds"] for epoch in epochs)
     also = {f"after {at} minutes": accuracy_at(epochs, before, 60 * at) for at in (10, 20, 40)}
     also |= {"head alone": f"{100 * head.line['test']['accuracy']['value']:.1f} % in {seconds([head.seconds])}"}
-    also |= {"the tutorials' loop (seed-full) after 10 minutes": f"{100 * loop.line['accuracy']:.1f} % of every tenth test image"}
-    what = "accuracy on the full fashion set of `--size 64 --strategy full`, test images, the whole process"
+    also |= {
+        "the tutorials' loop (seed-full) after 10 minutes": f"{100 * loop.line['accuracy']:.1f} % of every tenth test image"
+    }
+    what = "accuracy on the full fashion set of `--size 64 --strategy full --batch-size 128`, test images, the whole process"
     accuracy = spread([100 * run.line["test"]["accuracy"]["value"]])
     time_row = Row(what="seconds that took, the cache of the head's fit at hand", measured=spread([run.seconds]), at_most=3600)
     return [Row(what=what, measured=accuracy, at_least=94.0, unit=" %", also=also), time_row]

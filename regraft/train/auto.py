@@ -139,7 +139,7 @@ def project(setting: Setting, strategy: Trained) -> Candidate:
     small = tuple(value.to(learner.device) for value in read(lessons.train[:SAMPLE], None))
     with rewritten(learner.module, small) as convs:
         for conv in convs.values():
-            conv.exact = conv.conv.groups > 1
+            conv.exact = 1 < conv.conv.groups < conv.conv.in_channels
         half = StepPrecision(half=strategy.precision != "fp32" and has_fast_bf16())
         each = epoch_seconds(strategy, replace(learner, precision=half), shown, setting.seed)
     rate = max((timing.images_per_s for timing in setting.extracted.engines if timing.chosen), default=0.0)

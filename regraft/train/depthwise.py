@@ -60,18 +60,23 @@ class _Depthwise(torch.autograd.Function):
 def _of_weight(
     x: Tensor, weight: Tensor, grad: Tensor, stride: tuple[int, int], padding: tuple[int, int], with_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of weight and bias, three columns of the kernel at a time, each from the part of `x` that they met."""
-    wide = weight.shape[3]
-    if wide <= _WIDEST:
+    """The gradients of weight and bias, three columns of the kernel at a time, each from the part of `x` that they met.
+
+    Zeros around are written out there: oneDNN's fast code does not think them up for images smaller than the kernel.
+    """
+    high, wide = weight.shape[2:]
+    if wide <= _WIDEST and x.shape[2] >= high and x.shape[3] >= wide:
         _, of_weight, of_bias = _native(x, weight, grad, stride, padding, (False, True, with_bias))
         return of_weight, of_bias
     of_weight, of_bias = torch.empty_like(weight), None
-    for left in {*range(0, wide - _WIDEST, _WIDEST), wide - _WIDEST}:
-        columns = slice(left, left + _WIDEST)
-        end = left + (grad.shape[3] - 1) * stride[1] + _WIDEST
-        met = F.pad(x, (padding[1] - left, end - x.shape[3] - padding[1]))  # a negative width takes away
+    step = min(wide, _WIDEST)
+    for left in {*range(0, wide - step, step), wide - step}:
+        end = left + (grad.shape[3] - 1) * stride[1] + step
+        # A negative width takes away.
+        met = F.pad(x, (padding[1] - left, end - x.shape[3] - padding[1], padding[0], padding[0]))
+        columns = slice(left, left + step)
         asked = (False, True, with_bias and left == 0)
-        _, part, maybe = _native(met, weight[..., columns].contiguous(), grad, stride, (padding[0], 0), asked)
+        _, part, maybe = _native(met, weight[..., columns].contiguous(), grad, stride, (0, 0), asked)
         of_weight[..., columns] = part
         of_bias = maybe if left == 0 else of_bias
     return of_weight, of_bias

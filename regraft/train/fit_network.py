@@ -39,7 +39,7 @@ from regraft.train.loop import Course, snapshot, train
 from regraft.train.phase_keeper import Choice, PhaseKeeper, recalled_choice
 from regraft.train.precision import StepPrecision
 from regraft.train.setting import Model, Setting, history_of, lessons_of, noting, telling
-from regraft.train.tuning import SAMPLE, tune
+from regraft.train.tuning import SAMPLE, images_to_measure, tune
 from regraft.values import Epoch
 
 # Where fewer of the training images than these were held out, learning from them too is not worth the time again.
@@ -310,12 +310,13 @@ def _tuned(setting: Setting, strategy: Trained, learner: Learner, lessons: Lesso
     """The learner in the precision that its steps are fastest in; in that of before where it goes on."""
     kept = keeper.plan.get("precision")
     if kept is None:
-        inputs = tuple(value.to(learner.device) for value in lessons.read(lessons.train[:SAMPLE], 1))
+        few = lessons.train[: images_to_measure(strategy.batch_size, lessons.read(lessons.train[:1], 1))]
+        inputs = tuple(value.to(learner.device) for value in lessons.read(few, 1))
 
         def step(precision: StepPrecision) -> None:
             for path, conv in convs.items():
                 conv.exact = path in precision.exact
-            try_step(strategy, replace(learner, precision=precision), lessons, lessons.train[:SAMPLE], setting.seed)
+            try_step(strategy, replace(learner, precision=precision), lessons, few, setting.seed)
 
         found = tune(
             strategy.precision,

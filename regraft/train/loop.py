@@ -270,8 +270,9 @@ class _Run:
         trained = self._trained()
         for name, moment in _named(tensors, "optimizer.").items():
             key, _, parameter = name.partition(".")
-            # AdamW counts its steps on the processor, whatever the device of the weights.
-            where = torch.device("cpu") if moment.dim() == 0 else trained[parameter].device
+            # AdamW counts its steps on the processor, unless one kernel does all of a step.
+            counted = moment.dim() == 0 and not self.optimizer.defaults.get("fused")
+            where = torch.device("cpu") if counted else trained[parameter].device
             if self.learner.spread and moment.dim():
                 self.optimizer.state[trained[parameter]][key] = laid_like(moment, trained[parameter])
                 continue

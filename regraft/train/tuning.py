@@ -19,8 +19,8 @@ from regraft.strategies import Precision
 from regraft.train.faster import FoldedConv
 from regraft.train.precision import FP32, StepPrecision
 
-# Images that are measured with; the order of the precisions is the same for a whole batch.
-SAMPLE = 8
+# Images that are measured with where they are as large as this, in values: the precisions come in the same order for a batch.
+SAMPLE, _LARGE = 8, 3 * 224 * 224
 _REPEATS = 3
 # How steps are computed; with another number what was measured before is measured again.
 _STEPS = 2
@@ -40,6 +40,12 @@ class Tuned:
         """The measurement in a few words."""
         rates = ", ".join(f"{name} {self.images / seconds:.0f} images/s" for name, seconds in self.seconds.items())
         return f"training step measured: {rates}; {self.precision.name} it is"
+
+
+def images_to_measure(batch_size: int, inputs: Sequence[Tensor]) -> int:
+    """So many images of the kind of `inputs`; of small ones up to a whole batch, for there the calls cost what sums do not."""
+    values = sum(value[0].numel() for value in inputs)
+    return min(batch_size, max(SAMPLE, SAMPLE * _LARGE // max(1, values)))
 
 
 def tune(
