@@ -5,6 +5,7 @@ A norm whose statistics stay is a fixed scale and shift of each channel, which t
     norm(conv(x, W)) = conv(x, W g / s) + (b - m g / s),        g, b: scale and shift, m, s: mean and deviation
 
 The gradients of W, g and b come out through that product as they do without it, and no step touches the activations twice.
+What depthwise convolutions do is in `depthwise.py`.
 """
 
 from collections import Counter
