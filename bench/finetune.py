@@ -149,4 +149,4 @@ def accuracy_at(epochs: Sequence[dict[str, Any]], before: float, at: float) -> s
         clock += epoch["seconds"]
         if clock <= at:
             best = max(best, epoch["validation_accuracy"]) if best == best else epoch["validation_accuracy"]
-    return f"{100 * best:.1f} % of the validation images"
+    return "not one epoch" if np.isnan(best) else f"{100 * best:.1f} % of the validation images"
