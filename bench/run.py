@@ -41,6 +41,7 @@ FIGURES = figures.FIGURES | {
     "ranks": scale.many_ranks,
     "million": scale.million,
     "shards": scale.archives,
+    "shardrate": scale.archive_rate,
     "near": scale.near,
     "bulk": scale.bulk,
 }

@@ -59,6 +59,16 @@ def archives(bench: Bench) -> list[Row]:
     ]
 
 
+def archive_rate(bench: Bench) -> list[Row]:
+    """A tenth of Fashion-MNIST from tar archives and from folders in short turns, so that slow spells of a machine hit both."""
+    images = 400 if bench.quick else 7000
+    repeats = 1 if bench.quick else max(5, bench.pairs)
+    line = told_by("shards", bench.set("fashion"), "--repeats", repeats, "--images", images)
+    what = f"images per second from archives as a share of the folder's, {line['images']:,} images"
+    also = {"the same head": "yes" if line["same_head"] else "NO"}
+    return [Row(what=what, measured=spread(line["ratios"]), at_least=0.9, also=also)]
+
+
 def near(bench: Bench) -> list[Row]:
     """Near duplicates among a million rows of 1,280 features, a hundredth of them planted copies (`bench/near.py`)."""
     line = told_by("near", "--rows", 60_000 if bench.quick else 1_000_000)
