@@ -62,7 +62,7 @@ def archives(bench: Bench) -> list[Row]:
 def archive_rate(bench: Bench) -> list[Row]:
     """A tenth of Fashion-MNIST from tar archives and from folders in short turns, so that slow spells of a machine hit both."""
     images = 400 if bench.quick else 7000
-    repeats = 1 if bench.quick else max(5, bench.pairs)
+    repeats = 1 if bench.quick else bench.pairs
     line = told_by("shards", bench.set("fashion"), "--repeats", repeats, "--images", images)
     what = f"images per second from archives as a share of the folder's, {line['images']:,} images"
     also = {"the same head": "yes" if line["same_head"] else "NO"}
