@@ -1,10 +1,9 @@
 """Shortcuts: planted ones found and named, none in random data."""
 
-import time
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from quick import takes_at_most
 
 from regraft.audits.shortcuts import SIDES, find_shortcuts
 
@@ -145,7 +144,5 @@ def test_what_is_missing_or_infinite_does_no_harm() -> None:
 def test_ten_thousand_images_take_a_moment() -> None:
     rng = np.random.default_rng(8)
     sides, truth, folds = random_sides(rng, 10_000), rng.integers(0, 10, 10_000), rng.integers(0, 5, 10_000)
-    find_shortcuts({"file format": truth[:50]}, truth[:50], folds[:50])
-    start = time.process_time()
+    takes_at_most(4, lambda: find_shortcuts(sides, truth, folds))
     assert find_shortcuts(sides, truth, folds) == ()
-    assert time.process_time() - start < 4

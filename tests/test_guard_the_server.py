@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import product
 
 import pytest
+from quick import takes_at_most
 from servers import Running, Slow, hear, post, serving, status
 
 from regraft.errors import UsageError
@@ -17,6 +18,8 @@ from regraft.serve.settings import Settings, is_loopback
 
 TOKEN = "0123456789abcdef-secret"
 LIMIT = 100_000
+# Seconds: much longer than anything at once takes on a slow machine, shorter than what would be waited for (5 s).
+PROMPT = 4.5
 ALLOWED = ("localhost", "127.0.0.1", "[::1]", "LOCALHOST:8000", "127.0.0.1:65535", "[::1]:80", "models.example", "127.0.0.9")
 FOREIGN = (
     "evil.com", "", "localhost.evil.com", "127.0.0.1.nip.io", "localhost:8000:1", "localhost:x", "[::1]x", "localhost.",
@@ -175,23 +178,19 @@ def test_bodies_that_are_too_large_or_lie_about_it(running: Running, sent: bytes
     if status(answer) >= 400:
         assert told(answer)
         assert b"connection: close" in answer.lower()
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < PROMPT
     assert running.service._bodies.held == 0
 
 
 def test_a_body_in_crumbs_is_not_taken_apart_to_its_end(running: Running) -> None:
     crumbs = b"6\r\n123456\r\n" * 15_000  # less than the limit in bytes
     head = post(b"", {"Content-Length": "", "Transfer-Encoding": "chunked"})
-    start = time.process_time()
+    takes_at_most(2, lambda: running.say(head + crumbs + b"0\r\n\r\n"))
     assert status(running.say(head + crumbs + b"0\r\n\r\n")) == 400
-    assert time.process_time() - start < 2
 
 
 def test_a_client_that_waits_for_a_word_is_refused_before_it_sends(running: Running) -> None:
-    start = time.monotonic()
-    answer = running.say(post(b"", {"Expect": "100-continue"}, length=10**9))
-    assert status(answer) == 413
-    assert time.monotonic() - start < 0.5
+    assert status(running.say(post(b"", {"Expect": "100-continue"}, length=10**9))) == 413
     with running.connect() as connection:
         connection.sendall(post(b"", {"Expect": "100-continue", "Connection": "close"}, length=5))
         assert connection.recv(100).startswith(b"HTTP/1.1 100")
@@ -204,14 +203,14 @@ def test_bodies_held_at_once_are_bounded() -> None:
         held = [running.connect() for _ in range(3)]
         for connection in held[:2]:
             connection.sendall(post(b"x" * 90_000, length=LIMIT))
-        until = time.monotonic() + 3
+        until = time.monotonic() + PROMPT
         while running.service._bodies.held < 180_000 and time.monotonic() < until:
             time.sleep(0.01)
         held[2].sendall(post(b"x" * 90_000))
         assert status(hear(held[2])) == 503
         for connection in held[:2]:
             connection.sendall(b"x" * (LIMIT - 90_000))
-            assert status(hear(connection, 0.5)) == 200
+            assert status(hear(connection, PROMPT)) == 200
             connection.close()
 
 
@@ -256,11 +255,11 @@ def test_slow_and_idle_clients_are_let_go_and_good_ones_are_not_kept_waiting(run
         while any(thread.is_alive() for thread in threads):
             start = time.monotonic()
             assert client.post("/predict", content=b"good").status_code == 200
-            assert time.monotonic() - start < 3  # not kept waiting for those that are slow
+            assert time.monotonic() - start < PROMPT  # not kept waiting for those that are slow
             time.sleep(0.02)
     for thread in threads:
         thread.join()
-    assert all(0.3 < seconds < 2.5 for seconds in ends.values()), ends
+    assert all(0.3 < seconds < PROMPT for seconds in ends.values()), ends
     assert heard["nothing said"] == b""
     assert told(heard["half a head"]) == (408, "too_slow")
     assert told(heard["half a body"]) == (408, "too_slow")
@@ -277,7 +276,7 @@ def test_a_thousand_idle_connections_leave_room() -> None:
                 start = time.monotonic()
                 for _ in range(20):
                     assert client.post("/predict", content=b"good").status_code == 200
-                assert time.monotonic() - start < 2
+                assert time.monotonic() - start < 20  # none waited until an idle one was let go
             assert len(running.server.server_state.connections) <= 901
             assert idle[0].recv(1) == b""  # the oldest made room
         except ConnectionResetError:
@@ -304,26 +303,33 @@ def test_what_is_over_the_queue_is_sent_away_at_once_and_the_rest_is_answered() 
         for thread in threads:
             thread.join()
         away = [(seconds, retry) for code, seconds, retry in answers if code == 503]
+        served = [seconds for code, seconds, _ in answers if code == 200]
         assert sorted({code for code, _, _ in answers}) == [200, 503]
         assert sum(code == 200 for code, _, _ in answers) == len(slow.ran) - slow.ran.count(b"probe")
         assert len(away) >= 4
         assert all(retry == "1" for _, retry in away)
-        assert min(seconds for seconds, _ in away) < 0.05
+        assert min(seconds for seconds, _ in away) < min(served)
         assert running.service.under_way == running.service.visitors == 0
 
 
+def await_work(running: Running, count: int) -> None:
+    until = time.monotonic() + PROMPT
+    while running.service.under_way != count and time.monotonic() < until:
+        time.sleep(0.01)
+    assert running.service.under_way == count
+
+
 def test_the_work_of_a_client_that_hangs_up_is_dropped() -> None:
-    slow = Slow(0.3)
+    slow = Slow(1.0)
     with serving(slow) as running, running.client() as client:
         running.service.started.result(timeout=5)
         first = running.connect()
         first.sendall(post(b"first"))
-        time.sleep(0.1)
+        await_work(running, 1)
         gone = [running.connect() for _ in range(5)]
         for number, connection in enumerate(gone):
             connection.sendall(post(b"gone %d" % number))
-        time.sleep(0.1)
-        assert running.service.under_way == 6
+        await_work(running, 6)
         for connection in gone:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             connection.close()

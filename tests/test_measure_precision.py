@@ -62,7 +62,7 @@ def test_what_was_found_is_not_measured_again(monkeypatch: pytest.MonkeyPatch, t
     first, timed = measured("auto", {"bf16": 0.5, "fp32": 1.0}, monkeypatch, tmp_path)
     again, none = measured("auto", {"bf16": 2.0, "fp32": 1.0}, monkeypatch, tmp_path)
     assert (again, timed > 0, none) == (first, True, 0)
-    monkeypatch.setattr(tuning, "_STEPS", tuning._STEPS + 1)
+    monkeypatch.setattr(tuning, "_STEP_VERSION", tuning._STEP_VERSION + 1)
     other, timed = measured("auto", {"bf16": 2.0, "fp32": 1.0}, monkeypatch, tmp_path)
     assert timed > 0
     assert not other.half

@@ -3,12 +3,12 @@
 import os
 import random
 import shutil
-import time
 import unicodedata
 from pathlib import Path
 
 import pytest
 from image_files import PNG, put, put_classes, tree_hash
+from quick import takes_at_most
 
 from regraft.data.folder import list_images, read_folder
 from regraft.data.names import display_width
@@ -110,9 +110,7 @@ def test_links_are_listed_and_not_followed(tmp_path: Path) -> None:
     (root / "dog/self").symlink_to(root / "dog")
     (root / "dog/up").symlink_to(root)
     os.link(root / "dog/000.png", root / "dog/hard.png")
-    start = time.perf_counter()
     samples = read(root)
-    assert time.perf_counter() - start < 1
     assert [s.name for s in samples.samples] == ["cat/000.png", "cat/001.png", "dog/000.png", "dog/001.png", "dog/hard.png"]
     assert samples.notes == ("5 symbolic links not followed: bird, cat/dangling.png, cat/link.png, dog/self, dog/up",)
 
@@ -364,10 +362,8 @@ def test_reading_70000_names_takes_about_a_second(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for index in range(3_500):
             (tmp_path / name / f"{index}.png").touch()
-    start = time.process_time()
-    found = read_folder(tmp_path)
-    assert len(found.samples) == 7_000
-    assert time.process_time() - start < 0.5
+    takes_at_most(0.5, lambda: read_folder(tmp_path))
+    assert len(read_folder(tmp_path).samples) == 7_000
 
 
 def test_a_test_set_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:

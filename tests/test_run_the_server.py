@@ -93,7 +93,7 @@ def test_told_to_end_it_answers_what_is_under_way_says_so_and_takes_no_more(monk
             for thread in asking:
                 thread.join(timeout=15)
         assert process.wait(timeout=15) == 143
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 15
         assert [answer.json().get("status") for answer in answers] == ["ok", "ok", "ok"]
         assert process.stderr is not None
         error = process.stderr.read()

@@ -1,7 +1,6 @@
 """The report: what it says, that it holds everything itself, that nothing from the data gets in unescaped."""
 
 import re
-import time
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from quick import takes_at_most
 
 from regraft.errors import UsageError
 from regraft.evaluate import mistakes, score
@@ -360,9 +360,8 @@ def test_absent_classes_and_one_image_are_no_trouble(tmp_path: Path) -> None:
 def test_the_page_is_quick_and_the_same_every_time(tmp_path: Path) -> None:
     test, crossed = make_predictions(381), make_predictions(1524, seed=1)
     report(tmp_path, test, crossed)
-    first, start = (tmp_path / "report.html").read_bytes(), time.process_time()
-    report(tmp_path, test, crossed)
-    assert time.process_time() - start < 1.0
+    first = (tmp_path / "report.html").read_bytes()
+    takes_at_most(1.0, lambda: report(tmp_path, test, crossed))
     assert (tmp_path / "report.html").read_bytes() == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "report.html", "report.json"]
 

@@ -23,7 +23,7 @@ from regraft.train.precision import FP32, StepPrecision
 SAMPLE, _LARGE = 8, 3 * 224 * 224
 _REPEATS = 3
 # How steps are computed; with another number what was measured before is measured again.
-_STEPS = 2
+_STEP_VERSION = 2
 # A gain below this share is not worth fewer digits.
 _WORTH_IT = 0.95
 
@@ -168,7 +168,7 @@ def _digest(asked: str, module: nn.Module, inputs: Sequence[Tensor], device: str
     layers = [(path, type(layer).__name__, layer.extra_repr()) for path, layer in module.named_modules()]
     trains = [name for name, value in module.named_parameters() if value.requires_grad]
     shapes = [tuple(value.shape) for value in inputs]
-    return hashlib.sha256(repr((_STEPS, asked, layers, trains, shapes, machine_key(device))).encode()).hexdigest()[:24]
+    return hashlib.sha256(repr((_STEP_VERSION, asked, layers, trains, shapes, machine_key(device))).encode()).hexdigest()[:24]
 
 
 def _recall(memory: Path | None, name: str) -> Tuned | None:

@@ -200,6 +200,7 @@ def kill_at_operations(root: Path, wholes: dict[str, Whole], every: int) -> Coun
                 counts.end(f"{name}, killed at operation {at}", run, whole)
             at += every
         counts.end(name, run, whole)
+        print(f"{name}: {at - every} operations on files", flush=True)
     return counts
 
 
