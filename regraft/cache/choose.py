@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from regraft.cache import sealed
 from regraft.cache.engines import Candidate, Engine, Network, Pixels, candidates
 from regraft.cache.stream import Loaded, batch_on, load_images
 from regraft.data.preprocess import Preprocess
@@ -224,17 +224,13 @@ def _cosines(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> NDArray[np
 
 def remember(timings: tuple[EngineTiming, ...], images: int, path: Path) -> None:
     """Keep a measurement made for `images` images; failing to is no error."""
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"images": images, "timings": [asdict(timing) for timing in timings]}))
-        temporary.replace(path)
+    sealed.remember(path, json.dumps({"images": images, "timings": [asdict(timing) for timing in timings]}).encode())
 
 
 def recall(path: Path) -> tuple[int, tuple[EngineTiming, ...]] | None:
     """An earlier measurement: for how many images, and the timings."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        kept = json.loads(path.read_text())
+    with suppress(ValueError, TypeError, KeyError):
+        kept = json.loads(sealed.recall(path) or b"null")
         timings = tuple(EngineTiming(**timing) for timing in kept["timings"])
         if sum(timing.chosen for timing in timings) == 1:
             return int(kept["images"]), timings

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from regraft.cache import sealed
 from regraft.cache.choose import machine_key
 from regraft.progress import Progress
 from regraft.strategies import Precision
@@ -174,8 +174,8 @@ def _digest(asked: str, module: nn.Module, inputs: Sequence[Tensor], device: str
 def _recall(memory: Path | None, name: str) -> Tuned | None:
     if memory is None:
         return None
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        kept = json.loads((memory / "engines" / f"step-{name}.json").read_text())
+    with suppress(ValueError, TypeError, KeyError):
+        kept = json.loads(sealed.recall(_path(memory, name)) or b"null")
         precision = StepPrecision(half=bool(kept["half"]), exact=frozenset(map(str, kept["exact"])))
         return Tuned(precision=precision, images=int(kept["images"]), seconds={k: float(v) for k, v in kept["seconds"].items()})
     return None
@@ -183,12 +183,10 @@ def _recall(memory: Path | None, name: str) -> Tuned | None:
 
 def _remember(memory: Path | None, name: str, tuned: Tuned) -> None:
     """Failing to is no error."""
-    if memory is None:
-        return
-    fields = {"half": tuned.precision.half, "exact": sorted(tuned.precision.exact), "images": tuned.images}
-    with suppress(OSError):
-        (memory / "engines").mkdir(parents=True, exist_ok=True)
-        path = memory / "engines" / f"step-{name}.json"
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(fields | {"seconds": dict(tuned.seconds)}))
-        temporary.replace(path)
+    if memory is not None:
+        fields = {"half": tuned.precision.half, "exact": sorted(tuned.precision.exact), "images": tuned.images}
+        sealed.remember(_path(memory, name), json.dumps(fields | {"seconds": dict(tuned.seconds)}).encode())
+
+
+def _path(memory: Path, name: str) -> Path:
+    return memory / "engines" / f"step-{name}.json"
