@@ -1,5 +1,7 @@
 """Where a run goes: never over something that somebody may want to keep."""
 
+import fnmatch
+import glob
 import hashlib
 import itertools
 import os
@@ -39,7 +41,8 @@ def place_run(data: str | Path, out: Path | None, *, overwrite: bool, resume: bo
 
     Without `out` it is runs/NAME, NAME being the data's; where that is taken, runs/NAME-2 and so on, unless `overwrite`.
     An `out` that is taken raises OutputExists unless `overwrite`, which replaces runs of regraft and nothing else. So does a
-    training that was interrupted, which `resume` goes on with: then the folder is taken as it is.
+    training that was interrupted, which `resume` goes on with: then the folder is taken as it is. Without `out` that is the
+    last of runs/NAME, runs/NAME-2 and so on in which one was interrupted.
     Raises UsageError for a place inside of the data, where the next fit would take it for a class, NotWritable where nothing
     can be written: said now and not after the work.
     """
@@ -48,7 +51,7 @@ def place_run(data: str | Path, out: Path | None, *, overwrite: bool, resume: bo
     folder = _checked(data, Path("runs") / name if out is None else out)
     _check_writable(folder)
     if resume:
-        return Place(folder, finished=(folder / CONFIG_FILE).exists() and not is_interrupted(folder))
+        return _gone_on_with(folder, named=out is not None)
     if not is_taken(folder):
         return Place(folder)
     if is_interrupted(folder) and not overwrite:
@@ -58,7 +61,7 @@ def place_run(data: str | Path, out: Path | None, *, overwrite: bool, resume: bo
             fix="--resume goes on with it, --overwrite starts anew; or give another --out",
         )
     if overwrite:
-        _refuse_foreign(folder)
+        _refuse_foreign(folder, "--overwrite may replace")
         return Place(folder)
     if out is not None:
         raise OutputExists(
@@ -87,11 +90,46 @@ def reserved(folder: Path) -> Iterator[None]:
 
 # Where trainings keep their states. The config's name is artifact.load's, which is not imported here: it brings torch with it.
 STATES, CONFIG_FILE = ".checkpoints", "config.json"
+# What a fit writes last, and what it may leave behind where it is killed before there is a model.
+_LAST, _BEGUN = "report.html", ("metrics.jsonl", "tensorboard", "model-*.safetensors")
 
 
 def is_interrupted(folder: Path) -> bool:
     """Whether a training was interrupted here, be it one that was to replace a finished run: a run that ends removes them."""
     return any((folder / STATES).glob("*/*.json"))
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a fit has ended here, with all that it writes."""
+    return (folder / CONFIG_FILE).exists() and (folder / _LAST).exists() and not is_interrupted(folder)
+
+
+def _gone_on_with(folder: Path, *, named: bool) -> Place:
+    """The place of a training that was interrupted, or is to begin. Raises OutputExists for a folder of something else."""
+    if not named and not is_interrupted(folder):
+        numbered = sorted(_numbers(folder), reverse=True)
+        last = next((other for _, other in numbered if is_interrupted(other)), None)
+        if last is not None:
+            return Place(last, f"{last} holds a training that was interrupted: going on with it")
+    if is_taken(folder) and not _only_begun(folder):
+        _refuse_foreign(folder, "--resume may go on with")
+    return Place(folder, finished=is_finished(folder))
+
+
+def _numbers(folder: Path) -> Iterator[tuple[int, Path]]:
+    """The folders that a run on the same data may have gone to where the first was taken, with their numbers."""
+    for other in folder.parent.glob(f"{glob.escape(folder.name)}-*"):
+        number = other.name.removeprefix(f"{folder.name}-")
+        if number.isascii() and number.isdigit():
+            yield int(number), other
+
+
+def _only_begun(folder: Path) -> bool:
+    """Whether nothing is there but what a fit leaves that is killed before it has a model."""
+    if not folder.is_dir():
+        return False
+    entries = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
+    return all(any(fnmatch.fnmatchcase(name, pattern) for pattern in _BEGUN) for name in entries)
 
 
 def is_taken(folder: Path) -> bool:
@@ -137,7 +175,7 @@ def _check_writable(folder: Path) -> None:
         )
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_foreign(folder: Path, what: str) -> None:
     from regraft.artifact.load import read_object
     from regraft.artifact.schema import FORMAT
 
@@ -149,7 +187,7 @@ def _refuse_foreign(folder: Path) -> None:
         ours = False
     if not ours:
         raise OutputExists(
-            expected=f"{folder} to be a run of regraft, which --overwrite may replace",
+            expected=f"{folder} to be a run of regraft, which {what}",
             got=f"{folder}: something else, or a damaged run",
             fix="give another --out, or delete it yourself",
         )

@@ -279,11 +279,13 @@ class Recipe:
                 got=str(self.channels),
                 fix="leave it out for what the backbone was made for",
             )
-        if self.go_on_from is not None and (self.weights, self.size, self.channels, self.head_path) != (None,) * 4:
+        given = {"--weights": self.weights, "--size": self.size, "--channels": self.channels, "--head-path": self.head_path}
+        too_many = [option for option, value in given.items() if value is not None]
+        if self.go_on_from is not None and too_many:
             raise UsageError(
-                expected="--from with neither --weights, --size, --channels nor --head-path",
-                got="one of them",
-                fix="leave it out: the earlier run says all that",
+                expected=f"--from with none of {', '.join(given)}",
+                got=f"{' and '.join(too_many)} beside it",
+                fix=f"leave {'it' if len(too_many) == 1 else 'them'} out: the earlier run says all that",
             )
         if isinstance(self.cache_limit, bool) or not isinstance(self.cache_limit, int) or self.cache_limit < 1:
             raise UsageError(expected="a cache size above 0", got=repr(self.cache_limit), fix="give for example 20GB")

@@ -6,7 +6,7 @@ option that a strategy has no use for cannot be given to it.
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -29,12 +29,19 @@ DEFAULT_LR: dict[str, float] = {"adamw": 1e-3, "adam": 1e-3, "sgd": 1e-2}
 def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise UsageError unless `value` is among `allowed`."""
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, 1)
         raise UsageError(
             expected=f"{name} to be one of {', '.join(allowed)}",
             got=repr(value),
-            fix=f"did you mean {near[0]}?" if near else f"choose one of them for {name}",
+            fix=nearest(value, allowed) or f"choose one of them for {name}",
         )
+
+
+def nearest(value: object, allowed: Sequence[str]) -> str:
+    """'did you mean light?', or nothing where none of them looks like it."""
+    text = str(value).lower()
+    # A long word that has the letters of a short one in it ("nonsense") is not meant to be that one.
+    near = difflib.get_close_matches(text, [name for name in allowed if abs(len(name) - len(text)) < 3], 1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def check_number(name: str, value: object, least: float, example: str, *, whole: bool = True, most: float = math.inf) -> None:
@@ -151,8 +158,13 @@ def check_schedule(schedule: object) -> None:
 
 def check_augment(augment: object) -> None:
     """Raise UsageError unless it is the name of an augmentation, or something that can be called."""
-    if not callable(augment) and not (isinstance(augment, str) and augment.startswith("module:")):
-        one_of("--augment", augment, AUGMENTATIONS)
+    if callable(augment) or (isinstance(augment, str) and augment.startswith("module:")) or augment in AUGMENTATIONS:
+        return
+    raise UsageError(
+        expected=f"--augment to be one of {', '.join(AUGMENTATIONS)}, or module:FILE:NAME for a transform of your own",
+        got=repr(augment),
+        fix=nearest(augment, AUGMENTATIONS) or "choose one of them for --augment",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

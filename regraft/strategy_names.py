@@ -29,6 +29,6 @@ def trained_named(text: str) -> Trained | Auto:
 
 def _whole(text: str, fix: str) -> int:
     name, _, number = text.partition(":")
-    if not (number.isascii() and number.isdigit() and 0 < len(number) < 5):
-        raise UsageError(expected=f"{name}:N with a whole number N", got=repr(text), fix=fix)
+    if not (number.isascii() and number.isdigit() and 0 < len(number) < 5 and int(number)):
+        raise UsageError(expected=f"{name}:N with a whole number N of 1 or more", got=repr(text), fix=fix)
     return int(number)

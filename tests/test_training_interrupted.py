@@ -296,13 +296,13 @@ def test_resume_with_nothing_to_go_on_with_begins_and_says_so(wanted: str, say: 
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--lr", "0.5"], "strategy.lr was 0.01, now 0.5"),
-        (["--epochs", "3"], "strategy.epochs was 2, now 3"),
+        (["--lr", "0.5"], "--lr was 0.01, now 0.5"),
+        (["--epochs", "3"], "--epochs was 2, now 3"),
         (
             ["--optimizer", "sgd", "--batch-size", "9"],
-            "strategy.batch_size was 8, now 9; strategy.optimizer was 'adamw', now 'sgd'",
+            "--batch-size was 8, now 9; --optimizer was 'adamw', now 'sgd'",
         ),
-        (["--augment", "none"], "strategy.augment was 'light', now 'none'"),
+        (["--augment", "none"], "--augment was 'light', now 'none'"),
         (["--seed", "1"], "seed was 0, now 1"),
         (["--strategy", "partial:1"], "strategy was full, now partial:1"),
         (["--test", "none"], "was"),

@@ -211,6 +211,7 @@ def print_fit(summary: "RunSummary") -> None:
     judged, images = ("validated", "validation") if summary.history else ("cross-validated", "training")
     rows += [(judged, f"{interval_text(cross.accuracy)} on {cross.n:,} {images} images{right}")]
     if test:
+        rows += [("macro F1", interval_text(test.intervals.macro_f1))]
         rows += [("accuracy", f"{interval_text(test.accuracy)} on {test.n:,} test images{right}")]
     if summary.abstain:
         rows += [("none of these", abstain_words(summary.abstain))]
@@ -230,7 +231,8 @@ def abstain_words(rule: "AbstainRule") -> str:
 
 def _kept_text(history: "History") -> str:
     if not history.chosen:
-        return f"none of {len(history.epochs)} epochs was better than the start, which was kept"
+        tried = "the one epoch" if len(history.epochs) == 1 else f"each of {len(history.epochs)} epochs"
+        return f"{tried} was no better than the start, which was kept"
     mixed = "" if history.share == 1 else f", {100 * history.share:.0f} % of the way from the start"
     again = "; then the same on all training images" if history.refitted else ""
     return f"epoch {history.chosen} of {len(history.epochs)} kept{mixed}{again}"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from regraft.cli.start import importing
@@ -12,7 +11,7 @@ from regraft.place import Place, place_run
 from regraft.ranks import ALONE, Ranks
 from regraft.recipe import Recipe
 
-_PLACE, _LAST = "place", "report.html"
+_PLACE = "place"
 
 
 def check_together(recipe: Recipe) -> None:
@@ -44,8 +43,7 @@ def placed(data: str | Path, out: Path | None, *, overwrite: bool, resume: bool)
     launch = launched()
     earlier = launch.kept(_PLACE) if launch is not None and launch.attempt else None
     if earlier is not None:
-        place = place_run(data, Path(earlier), overwrite=False, resume=True)
-        return replace(place, finished=place.finished and (place.folder / _LAST).exists()), True
+        return place_run(data, Path(earlier), overwrite=False, resume=True), True
     place = place_run(data, out, overwrite=overwrite, resume=resume)
     if launch is not None and launch.most_attempts:
         launch.keep(_PLACE, str(place.folder))

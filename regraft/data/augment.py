@@ -5,6 +5,7 @@ What is drawn for an image follows from its own seed alone, so batches, their or
 
 import difflib
 import random
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -310,7 +311,7 @@ class _Own:
             # A copy: it may write into what it is given.
             value = self.transform(image.clone(memory_format=torch.contiguous_format))
         except Exception as error:  # of the user's own code: anything
-            raise _unfit(self.transform, image, f"{type(error).__name__}: {first_line(error)}") from error
+            raise _failed(self.transform, image, error) from error
         if not isinstance(value, Tensor):
             raise _unfit(self.transform, image, f"a {type(value).__name__}")
         value = value.as_subclass(Tensor)
@@ -323,6 +324,15 @@ class _Own:
         if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
             raise _unfit(self.transform, image, f"values from {low:.3g} to {high:.3g}")
         return value.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _failed(transform: Transform, image: Tensor, error: Exception) -> UsageError:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return UsageError(
+        expected=f"the transform {name_of(transform)} to take a tensor {tuple(image.shape)} of uint8",
+        got=f"{type(error).__name__}: {first_line(error)} (line {last.lineno} of {last.filename})",
+        fix="mend it there; --debug shows the whole way to it",
+    )
 
 
 def _unfit(transform: Transform, image: Tensor, got: str) -> UsageError:

@@ -5,6 +5,7 @@ head that left them out. Compared by likelihood at the temperature that suits ea
 apart with far fewer images than counting what is right does.
 """
 
+import math
 import time
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -52,6 +53,10 @@ class Candidate:
         """How many epochs fit."""
         return min(MOST_EPOCHS, int(max(0.0, seconds - self.setup) / self.each))
 
+    def seconds_of(self, epochs: int) -> float:
+        """How long so many take."""
+        return self.setup + epochs * self.each
+
 
 def fit_auto(setting: Setting, auto: Auto) -> Model:
     """The best model that `auto.minutes` of training reach, or the solved head where nothing is clearly better.
@@ -71,14 +76,17 @@ def fit_auto(setting: Setting, auto: Auto) -> Model:
         name = strategy.name
         if len(decided) <= number:
             candidate = project(setting, strategy)
-            left = _SHARE * (budget - (time.perf_counter() - began)) * (1 if number else _FIRST)
-            found = {"strategy": name, "epochs": candidate.epochs_in(left), "each": candidate.each}
+            left = budget - (time.perf_counter() - began)
+            share = _SHARE * (1 if number else _FIRST)
+            found = {"strategy": name, "epochs": candidate.epochs_in(share * left), "each": candidate.each}
+            found["needs"] = (budget - left + candidate.seconds_of(FEWEST_EPOCHS) / share) / 60
             decided.append(_of_rank_0(found))  # every rank has measured other seconds
             keeper.keep(Kept(tensors={}, facts={"decided": decided}))
         epochs = int(decided[number]["epochs"])
         if epochs < FEWEST_EPOCHS:
-            words = f"{decided[number]['each']:.1f} s for each epoch: fewer than {FEWEST_EPOCHS} fit into the time that is left"
-            setting.progress.note(f"auto leaves {name} out: {words} (--minutes)")
+            needs = math.ceil(10 * decided[number]["needs"]) / 10
+            words = f"{decided[number]['each']:.1f} s for each epoch: {FEWEST_EPOCHS} of them need about --minutes {needs:g}"
+            setting.progress.note(f"auto leaves {name} out: {words}")
             compared.append(_left_out(name, words))
             continue
         setting.progress.note(f"auto tries {name}: {epochs} epochs of about {decided[number]['each']:.1f} s")

@@ -19,6 +19,9 @@ from regraft.train.keeper import Keeper, Kept, Nowhere
 from regraft.train.spread import is_asked
 
 _SHOWN = 5
+_OF_STRATEGY = "strategy."
+# What the command line says of a strategy; other choices go by their names in Python.
+_OPTIONS = ("epochs", "minutes", "lr", "optimizer", "schedule", "batch_size", "augment", "balance", "depth_decay", "features")
 _CLASSES = "classes"  # what was asked for with the data
 _ONE = {"processes": "1"}  # what need not be said
 
@@ -207,7 +210,16 @@ def _check(
 def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     names = sorted({*before, *now})
     return [
-        f"{name} was {before.get(name, 'not set')}, now {now.get(name, 'not set')}"
+        f"{_spoken(name)} was {_given(before.get(name))}, now {_given(now.get(name))}"
         for name in names
         if before.get(name) != now.get(name)
     ]
+
+
+def _spoken(name: str) -> str:
+    field = name.removeprefix(_OF_STRATEGY)
+    return f"--{field.replace('_', '-')}" if field != name and field in _OPTIONS else field
+
+
+def _given(value: str | None) -> str:
+    return "not given" if value in (None, "None") else str(value)

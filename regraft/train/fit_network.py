@@ -110,7 +110,7 @@ def fit_network(setting: Setting, strategy: Trained) -> Model:
             _tell(setting, strategy.name, course, planned, number, told)
     again = refits(strategy, lessons)
     if again:
-        setting.progress.note(f"again, on all {len(setting.targets):,} training images, as far as validation found best")
+        setting.progress.note(_again(chosen, len(setting.targets)))
         trained = _train(job, whole(lessons), chosen)
     assert trained is not None, "a choice is recalled only where something follows it"
     words = _words(setting.backbone, strategy)
@@ -163,10 +163,10 @@ def _train(job: _Job, lessons: Lessons, chosen: Choice | None = None) -> _Traine
     for number, phase in enumerate(job.phases):
         place = number + (len(job.phases) if chosen else 0)
         keeper = PhaseKeeper(job.keeper, place, courses, chosen, planned=planned)
-        until = None if chosen is None else (chosen.planned[number], chosen.courses[number].chosen)
+        again = None if chosen is None else (chosen.planned[number], chosen.courses[number])
         end = first if number == len(job.phases) - 1 else None
         share = None if chosen is None else chosen.share
-        done = _one_phase(job, phase, network, lessons, keeper, end, told, until, share)
+        done = _one_phase(job, phase, network, lessons, keeper, end, told, again, share)
         courses.append(done.course)
         planned.append(done.epochs)
     return _Trained(
@@ -225,12 +225,12 @@ def _one_phase(
     keeper: PhaseKeeper,
     first: dict[str, Any] | None,
     told: list[Epoch],
-    until: tuple[int, int] | None,
+    again: tuple[int, Course] | None,
     share: float | None,
 ) -> _Done:
     """Train one phase; in the last one go back towards the `first` weights as far as that helps, or by `share`.
 
-    `until`: of so many epochs, stop after so many.
+    `again`: how many epochs were planned where it is done again, and how they went.
     """
     setting, strategy = job.setting, job.strategy
     plan = plan_training(setting.backbone, phase.trains, freeze=strategy.freeze)
@@ -239,7 +239,7 @@ def _one_phase(
     check_train_mode(learner, lessons, setting.backbone, _epochs_of_all_sizes(strategy))
     done = keeper.finished()
     if done is not None:
-        if until is None:
+        if again is None:
             _tell(setting, strategy.name, *done, keeper.number, told)
         return _Done(learner=learner, lessons=lessons, course=done[0], epochs=done[1], share=1.0)
     small = tuple(value.to(learner.device) for value in lessons.read(lessons.train[:SAMPLE], None))
@@ -247,19 +247,23 @@ def _one_phase(
         faster = _tuned(setting, strategy, learner, lessons, convs, keeper)
         for path, conv in convs.items():
             conv.exact = path in faster.precision.exact
-        if until is None:
+        if again is None:
             passes = 1 + (len(setting.targets) / len(lessons.train) if refits(strategy, lessons) else 0)
             how = epochs_that_fit(strategy, faster, lessons, keeper, setting.seed, setting.progress, passes=passes)
         else:
-            how = replace(strategy, epochs=until[0])
+            how = replace(strategy, epochs=again[0])
         if _sizes(strategy):
             lessons = _read(job, phase, network, lessons, how.epochs)
-        tell = telling(setting, strategy.name, how.epochs, keeper.number, told) if until is None else noting(setting, until[1])
+        tell = (
+            telling(setting, strategy.name, how.epochs, keeper.number, told)
+            if again is None
+            else noting(setting, again[1].chosen)
+        )
         course = train(
             faster,
             lessons,
             how,
-            until=None if until is None else until[1],
+            again=None if again is None else again[1],
             seed=setting.seed + keeper.number,
             on_epoch=tell,
             keeper=keeper,
@@ -279,6 +283,13 @@ def _tell(setting: Setting, name: str, course: Course, planned: int, number: int
     tell = telling(setting, name, planned, number, told)
     for epoch in course.epochs:
         tell(epoch)
+
+
+def _again(chosen: Choice, images: int) -> str:
+    epochs = sum(course.chosen for course in chosen.courses)
+    if not epochs:
+        return f"no epoch was better than the start: that again, with the head solved on all {images:,} training images"
+    return f"again, on all {images:,} training images, as far as validation found best ({epochs} epochs)"
 
 
 def refits(strategy: Trained, lessons: Lessons) -> bool:

@@ -52,16 +52,17 @@ def train(
     how: Training,
     *,
     seed: int,
-    until: int | None = None,
+    again: Course | None = None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     keeper: Keeper = _NOWHERE,
     progress: Progress = Silent(),
 ) -> Course:
     """Train `learner.module`, in place: give it a network of its own. It ends in eval mode with the weights of the best epoch.
 
-    Without validation images it ends with those of the last epoch. `until`: stop after so many epochs, with the rates of all.
-    Goes on from what `keeper` recalls. Raises Diverged when a loss or a gradient is no number any more, OutOfSpace where a
-    single image does not fit into memory or a checkpoint not on the disk, Interrupted (after a checkpoint) on a signal.
+    Without validation images it ends with those of the last epoch. `again`: as far as the epoch that was chosen in that course,
+    at the rates that its epochs had. Goes on from what `keeper` recalls. Raises Diverged when a loss or a gradient is no number
+    any more, OutOfSpace where a single image does not fit into memory or a checkpoint not on the disk, Interrupted (after a
+    checkpoint) on a signal.
 
     Several ranks train together: each takes its share of every batch and of the validation images, and all end alike. They have
     to begin with the same lessons, and to recall the same.
@@ -70,10 +71,10 @@ def train(
     if before is None:
         begin_alike(learner, ranks)
     if not is_asked(ranks):
-        return _train(learner, lessons, how, seed, until, on_epoch, keeper, progress, before)
+        return _train(learner, lessons, how, seed, again, on_epoch, keeper, progress, before)
     inputs = [value.to(learner.device) for value in lessons.read(lessons.train[:2], None)]
     with spread(learner, inputs, ranks) as parted:
-        return _train(parted, lessons, how, seed, until, on_epoch, keeper, progress, before)
+        return _train(parted, lessons, how, seed, again, on_epoch, keeper, progress, before)
 
 
 def _train(
@@ -81,13 +82,13 @@ def _train(
     lessons: Lessons,
     how: Training,
     seed: int,
-    until: int | None,
+    again: Course | None,
     on_epoch: Callable[[Epoch], None],
     keeper: Keeper,
     progress: Progress,
     before: Kept | None,
 ) -> Course:
-    run = _Run(learner, lessons, how, seed, progress, until)
+    run = _Run(learner, lessons, how, seed, progress, again)
     with progress.task("training", run.most * len(lessons.train), "image") as task, stoppable() as stopping:
         run.stepper.stopping = stopping
         if before is not None:
@@ -135,9 +136,9 @@ class _Run:
     """A training under way. What is not in `kept` follows from the recipe."""
 
     def __init__(
-        self, learner: Learner, lessons: Lessons, how: Training, seed: int, progress: Progress, until: int | None
+        self, learner: Learner, lessons: Lessons, how: Training, seed: int, progress: Progress, again: Course | None
     ) -> None:
-        self.most = how.epochs if until is None else until
+        self.most, self.again = how.epochs if again is None else again.chosen, again
         self.learner, self.lessons, self.how, self.seed = learner, lessons, how, seed
         self.optimizer = make_optimizer(learner, how)
         self.stepper = Stepper(learner, lessons, how, self.optimizer, seed, progress)
@@ -184,7 +185,12 @@ class _Run:
             yield len(rows)
 
     def _factor(self, number: int, index: int) -> float:
-        losses = [self.start.tempered, *(epoch.tempered_loss for epoch in self.epochs)]
+        if self.again is None:
+            losses = [self.start.tempered, *(epoch.tempered_loss for epoch in self.epochs)]
+        else:
+            losses = [self.again.start_tempered, *(epoch.tempered_loss for epoch in self.again.epochs[: number - 1])]
+        if all(math.isnan(loss) for loss in losses):
+            losses = []  # nobody has judged it
         step = (number - 1) * self.batches + index
         return factor(self.how.schedule, step, batches=self.batches, epochs=self.how.epochs, losses=losses)
 
@@ -301,7 +307,9 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise Diverged(
-                expected="weights that are numbers", got=f"none in {name}", fix="give a smaller rate, for example --lr 1e-5"
+                expected="weights that are numbers",
+                got=f"none in {name}",
+                fix="start anew with a smaller rate: --lr 1e-5 --overwrite",
             )
 
 

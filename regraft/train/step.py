@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from regraft.errors import Diverged
 from regraft.progress import Progress
 from regraft.ranks import Ranks, here
-from regraft.strategies import Training
+from regraft.strategies import DEFAULT_LR, Training
 from regraft.train.chance import seeded
 from regraft.train.keeper import Stopping
 from regraft.train.lessons import Learner, Lessons
@@ -41,7 +41,10 @@ def make_optimizer(learner: Learner, how: Training) -> torch.optim.Optimizer:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a step found: the mean loss of its images in nats, and how many were answered right; parts of one count as such."""
+    """What a step found: the mean loss of its images in nats, and how many were answered right; parts of one count as such.
+
+    Of two images that were mixed, right is what is right for the larger part.
+    """
 
     loss: float
     right: float
@@ -145,7 +148,7 @@ class Stepper:
                 losses, own = objective.losses(value, truth, others, batch.share, how.label_smoothing)
                 torch.autograd.backward(losses.sum() / len(rows) * scale)
             loss = loss + own.sum().cpu()
-            hits += float(objective.right(value, truth).sum())
+            hits += float(objective.right(value, truth if others is None or batch.share >= 0.5 else others).sum())
         return Taken(float(loss), hits)
 
     def _pass_for_nothing(self, rows: NDArray[np.int64], epoch: int) -> None:
@@ -178,13 +181,15 @@ class Stepper:
     def _diverged(self, loss: float, rows: NDArray[np.int64], epoch: int, index: int) -> Diverged:
         what = "gradients without end" if math.isfinite(loss) else f"a loss of {loss}"
         lr = max(group["lr"] for group in self.optimizer.param_groups)
+        smaller = min(lr / 10, DEFAULT_LR[self.how.optimizer])
         names = [self.lessons.names[row] for row in rows[:_NAMED]] if self.lessons.names else []
         more = f" and {len(rows) - len(names)} more" if names and len(rows) > len(names) else ""
         batch = f", on {', '.join(names)}{more}" if names else ""
         return Diverged(
             expected="a loss and gradients that are numbers",
             got=f"{what} in epoch {epoch}, step {index + 1}, at rate {lr:.2g}{batch}",
-            fix=f"give a smaller rate, for example --lr {lr / 10:.1g}; if that changes nothing, the weights hold no numbers",
+            fix=f"start anew with a smaller rate: --lr {smaller:.1g} --overwrite; where that changes nothing, "
+            "the network's own weights hold no numbers",
         )
 
 

@@ -3,9 +3,13 @@
 from dataclasses import replace
 from typing import cast
 
+import torch
+
 from regraft.backbone.freeze import plan_training
 from regraft.backbone.model import Backbone
 from regraft.backbone.own import found_at
+from regraft.data.augment import augmentation
+from regraft.data.preprocess import Preprocess
 from regraft.errors import UsageError
 from regraft.strategies import Augment, Auto, Head, Strategy
 from regraft.train.auto import fit_auto
@@ -16,11 +20,21 @@ from regraft.train.setting import Model, Setting, solved_model
 
 
 def check_strategy(strategy: Strategy, backbone: Backbone) -> None:
-    """Raise UsageError for stages or rules that the network does not have: told before any work."""
+    """Raise UsageError for what cannot work, before any work: stages and rules the network has not, transforms that fail."""
+    how = strategy.training if isinstance(strategy, Head | Auto) else strategy
+    if how is not None:
+        _try_out(how.augment, backbone.preprocess)
     if isinstance(strategy, Head | Auto):
         return
     for phase in phases_of(backbone, strategy):
         plan_training(backbone, phase.trains, freeze=strategy.freeze)
+
+
+def _try_out(augment: Augment, pre: Preprocess) -> None:
+    """Raise UsageError where a transform of the user's own fails on an image of the network's size."""
+    if callable(augment):
+        image = torch.arange(pre.height * pre.width * pre.channels).remainder(256).to(torch.uint8)
+        augmentation(augment)(image.reshape(1, pre.height, pre.width, pre.channels), [(0, 0, 0)])
 
 
 def resolved(strategy: Strategy) -> Strategy:
