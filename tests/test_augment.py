@@ -219,6 +219,14 @@ def test_transforms_that_give_something_else_are_told(transform: Callable[[Tenso
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_transform_that_breaks_is_told_by_its_own_line() -> None:
+    with pytest.raises(UsageError) as caught:
+        augmentation(failing)(images(), seeds(12))
+    line = failing.__code__.co_firstlineno + 1
+    assert f"line {line} of {__file__}" in caught.value.got
+    assert "normalis" not in caught.value.fix
+
+
 def test_unknown_names_are_told() -> None:
     with pytest.raises(UsageError, match="did you mean rotate") as caught:
         augmentation("rotated")

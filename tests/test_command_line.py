@@ -310,11 +310,53 @@ def test_an_interrupted_training_is_gone_on_with_and_a_finished_one_is_left_alon
     assert run("fit", "photos", "--out", "runs/new", "--overwrite")[0] == 0
     assert library.resume is None
     library.recipe = None
+    Path("runs/old/config.json").write_text('{\n "format": "regraft"\n}\n')
+    Path("runs/old/report.html").touch()
     code, out, _ = run("fit", "photos", "--out", "runs/old", "--resume")
     assert (code, library.recipe) == (0, None)
     assert "finished already" in out
+    Path("runs/old/report.json").write_text('{"summary": {"command": "regraft fit photos --size 64"}}')
+    assert "made by `regraft fit photos --size 64`" in run("fit", "photos", "--out", "runs/old", "--resume")[1]
     code, out, _ = run("fit", "photos", "--out", "runs/old", "--resume", "--json")
     assert (code, json.loads(out)) == (0, {"run": "runs/old", "finished": True})
+
+
+def test_going_on_writes_over_nothing_but_runs(run: Run, library: Library) -> None:
+    Path("runs/mine").mkdir()
+    Path("runs/mine/README.md").write_text("my notes")
+    code, _, err = run("fit", "photos", "--out", "runs/mine", "--resume")
+    assert (code, library.recipe) == (2, None)
+    assert "something else" in err
+    for name in ("config.json", "report.html"):  # not those of regraft
+        Path("runs/mine", name).write_text("{}")
+    assert (run("fit", "photos", "--out", "runs/mine", "--resume")[0], library.recipe) == (2, None)
+    # What a fit leaves that was killed before there was a model, or before its report.
+    for name, text in (("begun/metrics.jsonl", ""), ("saved/config.json", '{\n "format": "regraft"\n}\n')):
+        path = Path("runs", name)
+        path.parent.mkdir()
+        path.write_text(text)
+        library.recipe = None
+        assert run("fit", "photos", "--out", str(path.parent), "--resume")[0] == 0
+        assert library.recipe is not None
+
+
+def test_going_on_finds_the_folder_that_the_interrupted_fit_had_gone_to(run: Run, library: Library) -> None:
+    for name in ("photos", "photos-2", "photos-10", "photos-x"):
+        Path("runs", name).mkdir()
+        Path("runs", name, "config.json").write_text('{\n "format": "regraft"\n}\n')
+        Path("runs", name, "report.html").touch()
+    code, out, _ = run("fit", "photos", "--resume")
+    assert (code, library.recipe) == (0, None)
+    assert "runs/photos is finished" in out
+    for name in ("photos-2", "photos-10", "photos-x"):
+        state = Path("runs", name, ".checkpoints/full/1.json")
+        state.parent.mkdir(parents=True)
+        state.write_text("{}")
+    code, _, err = run("fit", "photos", "--resume")
+    assert (code, library.out) == (0, Path("runs/photos-10"))
+    assert "runs/photos-10 holds a training that was interrupted" in err
+    code, out, _ = run("fit", "photos", "--resume", "--out", "runs/photos")
+    assert "runs/photos is finished" in out
 
 
 def test_a_second_fit_goes_beside_the_first_and_says_so(run: Run, library: Library) -> None:

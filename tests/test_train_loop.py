@@ -302,3 +302,47 @@ def test_epochs_are_told_as_they_end() -> None:
     train(make_learner(), make_lessons(), Training(epochs=3, batch_size=8), seed=0, on_epoch=told.append)
     assert [epoch.number for epoch in told] == [1, 2, 3]
     assert all(epoch.seconds > 0 and epoch.rate > 0 for epoch in told)
+
+
+def rates(learner: Learner, lessons: Lessons, how: Training, again: Course | None = None) -> list[float]:
+    """The rate of each epoch."""
+    told: list[Epoch] = []
+    train(learner, lessons, how, seed=0, again=again, on_epoch=told.append)
+    return [epoch.rate for epoch in told]
+
+
+def test_a_training_done_again_on_all_images_has_the_rates_that_validation_led_to() -> None:
+    how = Training(epochs=12, batch_size=8, schedule="plateau")
+    learner, lessons = make_learner(lr=0.3), make_lessons(noise=1.5)
+    told: list[Epoch] = []
+    course = train(learner, lessons, how, seed=0, on_epoch=told.append)
+    assert len({epoch.rate for epoch in told}) > 1  # else nothing is tried here
+    further = replace(course, chosen=len(told))
+    everything = replace(lessons, train=np.arange(60), validation=np.zeros(0, np.int64))
+    assert rates(make_learner(lr=0.3), everything, how, further) == [epoch.rate for epoch in told]
+    # Nobody says that it got no better where nobody looks.
+    assert len(set(rates(make_learner(lr=0.3), everything, how))) == 1
+
+
+@pytest.mark.parametrize("cutmix", [False, True])
+def test_right_for_a_mixed_image_is_what_is_right_for_the_larger_part(cutmix: bool) -> None:
+    """A network that reads off the larger part is right always, however small an image's own part is."""
+    truth = np.arange(24) % CLASSES
+    images = torch.eye(CLASSES)[torch.from_numpy(truth)][:, :, None, None].expand(-1, -1, 8, 8).contiguous()
+
+    class Largest(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * x.mean((2, 3))
+
+    lessons = replace(
+        make_lessons(24), read=lambda rows, _: (images[rows],), targets=truth, train=np.arange(24), validation=np.arange(0)
+    )
+    how = Training(batch_size=8, mixup=0.0 if cutmix else 0.4, cutmix=0.4 if cutmix else 0.0, augment="none")
+    learner = make_learner(Largest(), lr=1e-6)
+    told: list[Epoch] = []
+    train(learner, lessons, replace(how, epochs=6), seed=0, on_epoch=told.append)
+    assert [epoch.accuracy for epoch in told] == [1.0] * 6

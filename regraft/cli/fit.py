@@ -1,7 +1,8 @@
 """regraft fit: images in, a run folder out."""
 
+import json
 import shlex
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -418,5 +419,15 @@ def _say_finished(folder: Path, as_json: bool) -> None:
 
     if as_json:
         show.print_json({"run": str(folder), "finished": True})
-    else:
-        print(f"{folder} is finished already: nothing to go on with. `regraft evaluate {folder} DATA` scores it.")
+        return
+    show.print_line(f"{folder} is finished already: nothing to go on with. `regraft evaluate {folder} DATA` scores it.")
+    if command := _command_of(folder):
+        show.print_line(f"It was made by `{command}`; for other options give --overwrite, or another --out.")
+
+
+def _command_of(folder: Path) -> str:
+    """The command that made a run, as its report has it; nothing where that does not say."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return str((told.get("summary") or told["report"])["command"])
+    return ""
