@@ -235,7 +235,7 @@ def test_the_screen_shows_the_comparison_and_the_rule(tmp_path: Path, capsys: py
     assert "epoch 7 of 12 kept, 70 % of the way from the start" in said
     assert "loss   training    2.000 to 0.167" in said
     print_fit(make_summary(tmp_path, None, make_predictions(80), history=make_history(chosen=0)))
-    assert "none of 12 epochs was better than the start" in capsys.readouterr().out
+    assert "each of 12 epochs was no better than the start" in capsys.readouterr().out
 
 
 def test_the_curve_is_as_wide_as_there_are_epochs_and_marks_the_one_that_was_kept() -> None:
