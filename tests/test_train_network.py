@@ -25,6 +25,7 @@ from regraft.errors import UsageError
 from regraft.evaluate.table import read_predictions
 from regraft.recipe import Own
 from regraft.strategies import Auto, Full, Gradual, Norm, Partial, Scratch, Training
+from regraft.train.auto import FEWEST_EPOCHS, Candidate
 from regraft.train.chance import seeded
 from regraft.train.convex import solve_head
 from regraft.train.faster import rewritten
@@ -242,6 +243,22 @@ def test_auto_keeps_what_is_clearly_better_on_the_same_images_and_says_why(photo
     (kept,) = (one for one in compared.values() if one.kept)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert kept.strategy == run.summary.strategy == config["training"]["strategy"]
+
+
+def test_auto_says_how_much_time_what_it_leaves_out_would_need() -> None:
+    candidate = Candidate(setup=20.0, each=2.0)
+    assert candidate.seconds_of(FEWEST_EPOCHS) == 26.0
+    assert candidate.epochs_in(26.0) == FEWEST_EPOCHS
+    assert candidate.epochs_in(25.9) < FEWEST_EPOCHS
+
+
+def test_auto_without_time_leaves_all_out_and_says_what_it_would_take(photos: Path, tmp_path: Path, cache: Path) -> None:
+    run = fit(photos, tmp_path / "run", Auto(minutes=0.01, training=Training(precision="fp32")))
+    assert run.summary is not None
+    left = [one.note for one in run.summary.compared if one.strategy != "head"]
+    needs = [float(note.rpartition(" ")[2]) for note in left]
+    assert all("3 of them need about --minutes" in note for note in left)
+    assert min(needs) >= 0.1
 
 
 def test_test_images_choose_nothing(tmp_path: Path, cache: Path) -> None:
