@@ -99,12 +99,14 @@ def test_nothing_is_left_of_a_failure(
     for arguments, said in {
         (str(folder), str(tmp_path / "taken")): "new or empty",
         (str(folder), "s3://bucket/shards"): "on this machine",
+        (str(folder), str(folder / "inner" / "s")): "outside of the images",
         (str(folder), str(tmp_path / "s"), "--size", "5kB"): "10,240 bytes",
         (str(folder), str(tmp_path / "s"), "--size", "big"): "--size as a number of bytes",
         (str(tmp_path / "none"), str(tmp_path / "s")): "nothing at",
     }.items():
         assert main(["shard", *arguments]) in (2, 3)
         assert said in capsys.readouterr().err
+    assert not (folder / "inner").exists()
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
     (tmp_path / "empty").mkdir()
     assert main(["shard", str(folder), str(tmp_path / "empty"), "--size", "1MB"]) == 0
