@@ -516,6 +516,11 @@ def test_images_to_predict(tmp_path: Path) -> None:
     where = [place for place, _ in checked_paths([*paths, f"{path}::none.jpg", "gone.tar::a.jpg"])]
     assert [check_header(place) is None for place in where] == [True, True, False, False, False]
     assert [read_image(place) for place in where[:2]] == [picture(0, form="JPEG"), picture(1, form="JPEG")]
+    assert not expand_inputs([str(path)]).cut
+    cut = path.read_bytes().rstrip(b"\0")
+    inputs = expand_inputs([str(write(tmp_path / "b.tar", cut + bytes(-len(cut) % 512)))])
+    assert len([*inputs.paths]) == 2
+    assert inputs.cut == inputs.notes == (f"{tmp_path}/b.tar has no end mark: it may have been cut short",)
     reasons = [check_header(place) for place in where[2:]]
     assert [one.code for one in reasons if one] == ["missing"] * 3
 
