@@ -157,7 +157,8 @@ Both runs answered the same images, so what tells them apart is the images that 
 ## Rows of `predict`
 
 One row per input, in the order of the inputs; probabilities have six significant digits. An input that cannot be used has
-the status `failed` and a reason, and the exit code is then 5; it is 3 where there is no input at all.
+the status `failed` and a reason, and the exit code is then 5; it is 3 where there is no input at all. An archive that was cut
+short gives rows of what is there, a note, and 5 as well; one that is no sound archive at all gives 3 before any row.
 
 - Folders give their images, sorted, without hidden files; patterns that the shell left alone are expanded; `-` reads paths
   from standard input, one per line or with `--null` ended by NUL, each taken as it is.

@@ -17,10 +17,14 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Paths in order, to be read once."""
+    """Paths in order, to be read once.
+
+    `cut` names archives that end too early, whose other images are missing; it is part of the `notes`.
+    """
 
     paths: Iterator[str]
     notes: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
 
 
 def expand_inputs(arguments: Sequence[str], *, listed: BinaryIO | None = None, null: bool = False) -> Inputs:
@@ -31,21 +35,22 @@ def expand_inputs(arguments: Sequence[str], *, listed: BinaryIO | None = None, n
     `null`, taken as they are. Anything else is a path, whether or not it exists: it gets its row. Raises DataUnusable when that
     is no input at all, or a shard cannot be read.
     """
-    expanded = {argument: _expand(argument) for argument in dict.fromkeys(arguments) if argument != STANDARD_INPUT}
+    cut = list[str]()
+    expanded = {argument: _expand(argument, cut) for argument in dict.fromkeys(arguments) if argument != STANDARD_INPUT}
     nothing = [argument for argument, paths in expanded.items() if not paths]
-    notes = tuple(f"{argument}: {_why_empty(argument)}" for argument in nothing)
+    notes = (*(f"{argument}: {_why_empty(argument)}" for argument in nothing), *cut)
     source = read_list(listed, null=null) if listed is not None else iter(())
     # A pattern or folder that holds nothing still has to be seen in the rows, or a script would take its absence for success.
     parts = (source if a == STANDARD_INPUT else expanded[a] or _kept_pattern(a) for a in arguments)
     paths: Iterator[str] = itertools.chain.from_iterable(parts)
     if len(nothing) == len(expanded):
         paths = _not_empty(paths if STANDARD_INPUT in arguments else iter(()), notes)
-    return Inputs(paths, notes)
+    return Inputs(paths, notes, tuple(cut))
 
 
-def _expand(argument: str) -> list[str]:
+def _expand(argument: str, cut: list[str]) -> list[str]:
     path = Path(argument)
-    if inside := _images_inside(argument):
+    if inside := _images_inside(argument, cut):
         return inside
     if path.is_dir():
         return _images_in(path)
@@ -56,13 +61,15 @@ def _expand(argument: str) -> list[str]:
     return [argument]
 
 
-def _images_inside(argument: str) -> list[str]:
-    """The images in shards, as shards/000.tar::cat/1.jpg; none where the argument is something else."""
+def _images_inside(argument: str, cut: list[str]) -> list[str]:
+    """The images in shards, as shards/000.tar::cat/1.jpg; none where the argument is something else. Adds to `cut`."""
     if INSIDE in argument:
         return []
     from regraft.data.shards.read import list_members
 
-    return [str(member) for member in list_members(argument)]
+    listed = list_members(argument)
+    cut += listed.cut
+    return [str(member) for member in listed.members]
 
 
 def _is_pattern(argument: str) -> bool:

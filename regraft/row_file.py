@@ -22,6 +22,9 @@ RowKind = Literal["csv", "jsonl", "parquet"]
 _KINDS: dict[str, RowKind] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 # EFBIG: a limit on the size of files, set by the user or by the file system.
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+# What the header of every CSV of rows begins with, however many classes each row names.
+_CSV_START = b"path,status,reason,class_1,"
+_LONGEST_HEADER = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +85,24 @@ def check_target(target: Target, *, resume: bool, overwrite: bool) -> None:
             expected=f"a folder {target.path.parent}", got="there is none", fix=f"make it first: mkdir -p {target.path.parent}"
         )
     for path in {target.path, target.journal}:
-        if not (resume or overwrite) and path.exists():
+        if not (resume or overwrite) and path.exists() and not _holds_no_row(path, target):
             raise OutputExists(
                 expected=f"no file {path} yet",
                 got=f"{path}: there already",
                 fix="--resume goes on with it, --overwrite replaces it; or give another --out",
             )
+
+
+def _holds_no_row(path: Path, target: Target) -> bool:
+    """Whether a file of rows is empty or ends behind its header: nothing of it can be lost."""
+    if path != target.journal or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            header = file.readline(_LONGEST_HEADER)
+            return not header or (target.kind == "csv" and header.startswith(_CSV_START) and not file.read(1))
+    except OSError:  # what cannot be read may hold anything
+        return False
 
 
 def read_kept(
@@ -170,37 +185,39 @@ def _unpack(target: Target) -> None:
 
 
 class RowFile:
-    """A file that takes rows after those `kept`. A context manager: leaving it keeps what was written."""
+    """A file that takes rows after those `kept`. A context manager: leaving it keeps what was written.
+
+    What is not kept is cut off with the first row, and a file without a row is not left behind by an error: what fails before
+    any answer (a Ray that cannot be reached) neither costs earlier rows nor stands in the way of the next command.
+    """
 
     def __init__(self, target: Target, columns: int, kept: Kept) -> None:
-        """Open the file and cut off what is not kept. Raises OutOfSpace and OSError."""
+        """Open the file. Raises OSError."""
         self.target, self.columns, self.rows, self.failed = target, columns, kept.rows, kept.failed
         self._form = target.rows(columns)
         # Unbuffered: each row is whole in the file or not in it, whenever the process dies.
         self._file = FileIO(os.open(target.journal, os.O_RDWR | os.O_CREAT, 0o666), "r+")
         self._end = kept.offset if kept.rows else 0
-        try:
-            self._cut(self._end)
-            if self._end == 0:
-                self._append(self._form.header)
-        except BaseException:
-            self._file.close()
-            raise
+        self._begun = False
 
     def __enter__(self) -> "RowFile":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._file.close()
+        if kind is not None and _holds_no_row(self.target.journal, self.target):
+            self.target.journal.unlink()
 
     def write(self, prediction: Prediction) -> None:
         """Append one row. Raises OutOfSpace; the rows before it are kept, and no part of it is."""
+        self._begin()
         self._append(self._form.encode(prediction))
         self.rows += 1
         self.failed += prediction.status == "failed"
 
     def finish(self) -> None:
         """Wait until all rows are on the disk, under the target's own name. Raises OutOfSpace."""
+        self._begin()
         try:
             if self._file.seekable() and self.target.journal.is_file():
                 os.fsync(self._file.fileno())
@@ -214,6 +231,15 @@ class RowFile:
         with self.target.journal.open("rb") as file:
             for record, _ in records(file, quoted=False):
                 yield self._form.decode(record)
+
+    def _begin(self) -> None:
+        """Cut off what is not kept, once, and write the header where nothing is."""
+        if self._begun:
+            return
+        self._begun = True
+        self._cut(self._end)
+        if self._end == 0:
+            self._append(self._form.header)
 
     def _append(self, data: bytes) -> None:
         rest = memoryview(data)

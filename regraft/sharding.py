@@ -82,7 +82,7 @@ def shard(
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < _SMALLEST:
         raise UsageError(expected=f"a size of {_SMALLEST:,} bytes or more", got=repr(size), fix="give for example 1GB")
-    folder = _checked(out)
+    folder = _checked(data.path if isinstance(data, Data) else data, out)
     chosen = data if isinstance(data, Data) else Data(path=data)
     chosen = on_disk(chosen, default_folder() if cache is None else Path(cache), progress=progress)
     samples = read_more(chosen, multi_label=None, progress=progress)
@@ -107,7 +107,7 @@ def shard(
     )
 
 
-def _checked(out: str | Path) -> Path:
+def _checked(given: str | Path, out: str | Path) -> Path:
     if is_url(out):
         raise UsageError(
             expected="a folder on this machine for the shards",
@@ -118,6 +118,13 @@ def _checked(out: str | Path) -> Path:
     if (folder.exists() and not folder.is_dir()) or (folder.is_dir() and any(folder.iterdir())):
         raise OutputExists(
             expected=f"{folder} to be new or empty", got=f"{folder}: something is there already", fix="give another folder"
+        )
+    if not is_url(given) and Path(given).is_dir() and folder.resolve().is_relative_to(Path(given).resolve()):
+        source = Path(given).resolve()
+        raise UsageError(
+            expected="a folder outside of the images for the shards",
+            got=f"{folder}, which is inside of {given}: the next fit would take it for a class",
+            fix=f"give another folder, for example {source.with_name(f'{source.name}-shards')}",
         )
     return folder
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import paint_classes
 from image_files import put, tree_hash
-from shard_files import as_folder, pictures
+from shard_files import as_folder, good, pictures
 
 import regraft
 from regraft.cli.main import main
@@ -99,12 +99,14 @@ def test_nothing_is_left_of_a_failure(
     for arguments, said in {
         (str(folder), str(tmp_path / "taken")): "new or empty",
         (str(folder), "s3://bucket/shards"): "on this machine",
+        (str(folder), str(folder / "inner" / "s")): "outside of the images",
         (str(folder), str(tmp_path / "s"), "--size", "5kB"): "10,240 bytes",
         (str(folder), str(tmp_path / "s"), "--size", "big"): "--size as a number of bytes",
         (str(tmp_path / "none"), str(tmp_path / "s")): "nothing at",
     }.items():
         assert main(["shard", *arguments]) in (2, 3)
         assert said in capsys.readouterr().err
+    assert not (folder / "inner").exists()
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
     (tmp_path / "empty").mkdir()
     assert main(["shard", str(folder), str(tmp_path / "empty"), "--size", "1MB"]) == 0
@@ -163,3 +165,22 @@ def test_every_command_takes_shards(fitted: dict[str, Path], tmp_path: Path, cap
     more = shard(paint_classes(tmp_path / "more", {"cyan": 6}), tmp_path / "cyan")
     assert main(["extend", run, str(more.folder), "--out", str(tmp_path / "wider"), "--cache", cache, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["classes"] == ["amber", "blue", "cyan"]
+
+
+def test_what_an_archive_lacks_is_said(fitted: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, loose = str(fitted["tar"]), str(paint_classes(tmp_path / "photos", {"amber": 1}) / "amber" / "000.png")
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(good(4))  # without an end mark: images may be missing, though each that is there is whole
+    options = ["--backbone", "torchvision:resnet18", "--weights", "none", "--size", "32", "--json"]
+    options += ["--cache", str(tmp_path / "cache")]
+    for command, rows_said in (
+        (["predict", run, str(cut), "--json"], 4),
+        (["suggest", run, str(cut), "--json"], 1),
+        (["features", str(cut), "--out", str(tmp_path / "one.parquet"), *options], 1),
+        (["features", str(cut), loose, "--out", str(tmp_path / "two.parquet"), *options], 1),
+    ):
+        assert main(command) == 5
+        said = capsys.readouterr()
+        assert len(said.out.splitlines()) == rows_said
+        assert "cut.tar has no end mark" in said.err.split("expected archives that are whole")[0]
+        assert "cut.tar has no end mark" in said.err.split("expected archives that are whole")[1]

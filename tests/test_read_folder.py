@@ -228,7 +228,7 @@ def test_nothing_on_disk_is_changed(tmp_path: Path) -> None:
 
 
 LAYOUTS: list[tuple[list[str], list[str], type[RegraftError], str]] = [
-    ([], [], DataUnusable, r"no image in a class folder[\s\S]*make a folder for each class"),
+    ([], [], DataUnusable, r"no image in a class folder[\s\S]*make a folder for each class[\s\S]*or shards \(\.tar"),
     (["a.png", "b.png"], [], DataUnusable, r"2 images in no class folder, left out: a.png, b.png[\s\S]*make a folder"),
     (["cat/1.png", "cat/2.png"], [], DataUnusable, r"two classes or more[\s\S]*only 'cat'[\s\S]*at least one other class"),
     (["cat/1.png", "cat/2.png"], ["dog"], DataUnusable, r"dog \(holds nothing\)[\s\S]*remove the folder"),

@@ -255,6 +255,12 @@ def test_a_table_of_paths_stays_one(tmp_path: Path) -> None:
     assert all(isinstance(sample.path, Path) for sample in read(tmp_path / "t.parquet").samples)
 
 
+def test_a_table_without_images_or_paths_is_told_of_both(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1, 2], "label": ["cat", "dog"]}), tmp_path / "t.parquet")
+    with pytest.raises(DataUnusable, match=r"a column of images \(struct \{bytes, path\} or binary\), or a column 'path'"):
+        read(tmp_path / "t.parquet")
+
+
 def test_damaged_tables(tmp_path: Path) -> None:
     good = parquet_of(tmp_path / "a.parquet", pictures({"cat": 4, "dog": 4}), label=["cat"] * 4 + ["dog"] * 4).read_bytes()
     samples = read(tmp_path / "a.parquet").samples
@@ -442,12 +448,18 @@ def test_urls_stay_whole() -> None:
         assert Data(path="s3://bucket").local
 
 
-def test_patterns() -> None:
+def test_patterns(tmp_path: Path) -> None:
     assert expand("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
     assert expand("{x,y}/{1..0}.tar") == ["x/1.tar", "x/0.tar", "y/1.tar", "y/0.tar"]
     assert expand("plain{}.tar") == ["plain{}.tar"]
     with pytest.raises(UsageError, match="at most 100,000 files"):
         expand("{0..999}{0..999}{0..9}.tar")
+    for index in range(2):
+        write(tmp_path / f"some-{index}.tar", tar_of(with_cls({"a": "cat"})))
+    with pytest.raises(DataUnusable, match=r"2 of 4 not there: \S*some-2\.tar[\s\S]*narrower range, or \S*some-\*\.tar"):
+        find_shards(f"{tmp_path}/some-{{0..3}}.tar")
+    with pytest.raises(DataUnusable, match=r"2 of 2 not there[\s\S]*check the path"):
+        find_shards(f"{tmp_path}/some-{{2..3}}.tar")
     titles = {"s3://b/shards-{000..9}.tar": "shards", "s3://bucket/cats/": "cats", "a/*.tar": "a", "x/train-*.tar": "train"}
     assert {source: title_of(source) for source in titles} == titles
 
@@ -504,6 +516,11 @@ def test_images_to_predict(tmp_path: Path) -> None:
     where = [place for place, _ in checked_paths([*paths, f"{path}::none.jpg", "gone.tar::a.jpg"])]
     assert [check_header(place) is None for place in where] == [True, True, False, False, False]
     assert [read_image(place) for place in where[:2]] == [picture(0, form="JPEG"), picture(1, form="JPEG")]
+    assert not expand_inputs([str(path)]).cut
+    cut = path.read_bytes().rstrip(b"\0")
+    inputs = expand_inputs([str(write(tmp_path / "b.tar", cut + bytes(-len(cut) % 512)))])
+    assert len([*inputs.paths]) == 2
+    assert inputs.cut == inputs.notes == (f"{tmp_path}/b.tar has no end mark: it may have been cut short",)
     reasons = [check_header(place) for place in where[2:]]
     assert [one.code for one in reasons if one] == ["missing"] * 3
 

@@ -192,6 +192,24 @@ def test_a_file_that_exists_is_not_replaced_unasked(tmp_path: Path) -> None:
     assert b"mine" not in target.path.read_bytes()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_fails_before_the_first_row_leaves_nothing(kind: RowKind, tmp_path: Path) -> None:
+    target = Target(tmp_path / "rows", kind)
+    with pytest.raises(UsageError), RowFile(target, 2, Kept()):
+        raise UsageError(expected="a Ray cluster at nonsense", got="none", fix="check the address")
+    assert [*tmp_path.iterdir()] == []
+    # One that was killed at that point has left its header.
+    target.journal.write_bytes(target.rows(2).header)
+    check_target(target, resume=False, overwrite=False)
+    run(target, INPUTS)
+    before = target.path.read_bytes()
+    with pytest.raises(OutputExists):
+        check_target(target, resume=False, overwrite=False)
+    with pytest.raises(UsageError), RowFile(target, 2, Kept()):
+        raise UsageError(expected="a Ray cluster at nonsense", got="none", fix="check the address")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
 def test_the_ending_says_the_format(tmp_path: Path) -> None:
     assert choose_target(tmp_path / "a.PARQUET", None).kind == "parquet"
     assert choose_target(tmp_path / "a.txt", "csv").kind == "csv"

@@ -37,6 +37,7 @@ class ImageFeatures:
 
     `columns` names what stands where in a row of `width`: "last" (what the network's head reads), then the stages, as
     (start, stop). `cached` rows came from the cache. `seconds` is the whole pass. `out` is the file, where one was written.
+    `cut` names archives that end too early: what is behind that is missing here.
     """
 
     names: tuple[str, ...]
@@ -52,6 +53,7 @@ class ImageFeatures:
     cached: int
     seconds: float
     out: Path | None = None
+    cut: tuple[str, ...] = ()
     read: Callable[[], NDArray[np.float32]] = field(repr=False)
 
     @cached_property
@@ -151,6 +153,7 @@ def features(
         cached=done.cached,
         seconds=time.perf_counter() - start,
         out=target,
+        cut=images.cut,
         read=done.read,
     )
 

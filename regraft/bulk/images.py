@@ -21,11 +21,15 @@ from regraft.values import ImagePath, Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """Images in order. `multi_label`: of a source that gives some images several labels or none."""
+    """Images in order. `multi_label`: of a source that gives some images several labels or none.
+
+    `cut` names archives that end too early, whose other images are missing.
+    """
 
     samples: tuple[Sample, ...]
     multi_label: bool = False
     notes: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> bool:
@@ -46,8 +50,10 @@ def read_images(data: Data | Sequence[str | Path], cache: Path, progress: Progre
 
 def _in_source(data: Data, progress: Progress) -> Images:
     if shards := find_shards(data.path):
-        members = list_members(data.path)
-        return _all_of(members, [member.name for member in members], lambda: read_shards(data, shards, progress=progress))
+        listed = list_members(data.path)
+        names = [member.name for member in listed.members]
+        found = _all_of(listed.members, names, lambda: read_shards(data, shards, progress=progress))
+        return replace(found, notes=tuple(dict.fromkeys((*found.notes, *listed.cut))), cut=listed.cut)
     path = data.local
     if path.is_dir():
         paths = list_images(path)

@@ -24,6 +24,7 @@ from regraft.recipe import DEFAULT_BACKBONE
 
 if TYPE_CHECKING:
     from regraft.bulk.features import ImageFeatures
+    from regraft.progress import Progress
     from regraft.recipe import Data
 
 
@@ -76,14 +77,16 @@ def features(
 ) -> None:
     """Write the features of every image to a Parquet table: name, path, label where there is one, error, features.
 
-    Every image gets its row, in order. Those that cannot be read have the reason in the column error; the exit code is then 5.
+    Every image gets its row, in order. Those that cannot be read have the reason in the column error; the exit code is then 5,
+    and so it is where an archive was cut short.
     """
     from regraft.cli import show
+    from regraft.cli.failed import check_all_answered
     from regraft.cli.watch import watcher
-    from regraft.errors import SomeFailed
 
     check_workers(ray, workers)
-    chosen, watch = _chosen(data, path_column, label_column, null), watcher()
+    watch = watcher()
+    chosen, cut = _chosen(data, path_column, label_column, null, watch)
     with importing():
         from regraft.bulk.features import features as run_features
 
@@ -106,12 +109,7 @@ def features(
         progress=watch,
     )
     show.print_json(fields_of(found)) if as_json else show.print_pairs(_pairs(found))
-    if found.failed:
-        raise SomeFailed(
-            expected="every input to be an image that can be read",
-            got=f"{found.failed:,} of {len(found.names):,} failed",
-            fix="see the reasons in the column error",
-        )
+    check_all_answered(found.failed, len(found.names), (*cut, *found.cut), fix="see the reasons in the column error")
 
 
 def fields_of(found: "ImageFeatures") -> dict[str, Any]:
@@ -132,8 +130,10 @@ def fields_of(found: "ImageFeatures") -> dict[str, Any]:
     }
 
 
-def _chosen(data: list[str], path_column: str, label_column: str, null: bool) -> "Data | list[str]":
-    """One source as it is read for a fit; anything else as a list of paths."""
+def _chosen(
+    data: list[str], path_column: str, label_column: str, null: bool, watch: "Progress"
+) -> "tuple[Data | list[str], tuple[str, ...]]":
+    """One source as it is read for a fit; anything else as a list of paths, and the archives among them that were cut short."""
     from regraft.data.named import named_set
     from regraft.data.shards.places import find_shards
     from regraft.data.tabular import is_table
@@ -144,9 +144,12 @@ def _chosen(data: list[str], path_column: str, label_column: str, null: bool) ->
         path = located(data[0])
         whole = isinstance(path, str) or path.is_dir() or (path.is_file() and is_table(path))
         if whole or find_shards(path) or named_set(path) is not None:
-            return Data(path=path, path_column=path_column, label_column=label_column)
+            return Data(path=path, path_column=path_column, label_column=label_column), ()
     listed = sys.stdin.buffer if STANDARD_INPUT in data else None
-    return list(expand_inputs(data, listed=listed, null=null).paths)
+    inputs = expand_inputs(data, listed=listed, null=null)
+    for note in inputs.notes:
+        watch.note(note)
+    return list(inputs.paths), inputs.cut
 
 
 def _pairs(found: "ImageFeatures") -> list[tuple[str, str]]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # How far figures of the same model may be apart: another machine, engine or precision.
 _SAME_WITHIN = 0.02
+_SEE = "see the reasons in their rows"
 
 
 def predict(
@@ -101,8 +102,10 @@ def predict(
 ) -> None:
     """Say what is on images, with probabilities; of a run for pixels, write masks and say what part each class takes.
 
-    Every input gets its row. Those that cannot be used have the status failed and the reason; the exit code is then 5.
+    Every input gets its row. Those that cannot be used have the status failed and the reason; the exit code is then 5, and so
+    it is where an archive was cut short. One that is no sound archive at all stops the command before any row.
     """
+    from regraft.cli.failed import check_all_answered
     from regraft.cli.options import check_run_options, open_model, open_pixels
     from regraft.cli.predict_pixels import Asked, check_asked, write_answers
     from regraft.errors import UsageError
@@ -124,7 +127,8 @@ def predict(
         inputs = expand_inputs(files, listed=listed, null=null)
         check_run_options(model, weights, head_path)
         pixels = open_pixels(model, backbone=backbone, head=head, trust=trust)
-        _say_failures(*write_answers(pixels, folder, files, inputs, asked))
+        failed, total = write_answers(pixels, folder, files, inputs, asked)
+        check_all_answered(failed, total, inputs.cut, fix=_SEE)
         return
     _check_no_masks(model, {"--overlays": overlays is not None, "--probabilities": probabilities, "--whole": whole})
     if as_json and as_csv:
@@ -142,7 +146,7 @@ def predict(
     sent = _sent(ray, model, fitted, weights, backbone, head, trust, head_path)
     answers = _Answers(fitted, min(top_k, len(fitted.classes)), device, explain, ray, workers, sent)
     failed, total = _to_file(answers, inputs, target, resume) if target else _to_stdout(answers, inputs, kind)
-    _say_failures(failed, total)
+    check_all_answered(failed, total, inputs.cut, fix=_SEE)
 
 
 def _check_no_evidence(explain: Path | None) -> None:
@@ -322,14 +326,3 @@ def _check_same_model(answers: _Answers, kept: "Kept", target: "Target") -> None
 
 def _best(top: tuple[tuple[str, float], ...]) -> str:
     return f"{top[0][0]} {100 * top[0][1]:.1f} %" if top else "no answer"
-
-
-def _say_failures(failed: int, total: int) -> None:
-    from regraft.errors import SomeFailed
-
-    if failed:
-        raise SomeFailed(
-            expected="every input to be an image that can be read",
-            got=f"{failed:,} of {total:,} failed",
-            fix="see the reasons in their rows",
-        )

@@ -42,14 +42,14 @@ def suggest(
     """Say which images to label next.
 
     Such as the run is unsure of and that tell it different things, the most useful first; near copies are suggested once.
-    Images that cannot be read are listed and left out; the exit code is then 5.
+    Images that cannot be read are listed and left out; the exit code is then 5, and so it is where an archive was cut short.
     """
     import sys
 
     from regraft.cli import show
+    from regraft.cli.failed import check_all_answered
     from regraft.cli.options import open_run
     from regraft.cli.watch import watcher
-    from regraft.errors import SomeFailed
     from regraft.inputs import STANDARD_INPUT, expand_inputs
 
     if out is not None:
@@ -65,12 +65,9 @@ def suggest(
         _write(out, found)
         watch.note(f"{out}: {len(found.chosen):,} rows")
     show.print_json(fields_of(found)) if as_json else print_suggestions(found, count)
-    if found.rejected:
-        raise SomeFailed(
-            expected="every input to be an image that can be read",
-            got=f"{len(found.rejected):,} of {found.images + len(found.rejected):,} failed",
-            fix="see the reasons above; the suggestions are made from the others",
-        )
+    total = found.images + len(found.rejected)
+    fix = "see the reasons above; the suggestions are made from the others"
+    check_all_answered(len(found.rejected), total, inputs.cut, fix=fix)
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

@@ -44,7 +44,7 @@ def read_samples(data: Data, *, progress: Progress = Silent()) -> Samples:
     _check_not_empty(data, found, training)
     classes = _check_classes(data, found, training)
     good, rejected = scan_images(found.samples, skip_bad=data.skip_bad, progress=progress)
-    _check_enough(data, good, rejected, classes, training)
+    _check_enough(data, good, rejected, classes, training, found.notes)
     return Samples(
         root=found.root,
         samples=good,
@@ -205,7 +205,10 @@ def _described(empty: Sequence[EmptyClass]) -> str:
 def _layout_cure(found: Found) -> str:
     if any("symbolic link" in note for note in found.notes) and not found.samples:
         return "copy the files (cp -rL) or make hard links instead; or list the images in a table, whose paths may be links"
-    return "make a folder for each class with its images in it (train/cat/1.jpg or cat/1.jpg), or give a table with labels"
+    return (
+        "make a folder for each class with its images in it (train/cat/1.jpg or cat/1.jpg), or give a table with labels, "
+        "or shards (.tar, .parquet, .arrow)"
+    )
 
 
 def _empty_cure(empty: Sequence[EmptyClass]) -> str:
@@ -220,13 +223,19 @@ def _check_classes(data: Data, found: Found, training: frozenset[Part | None]) -
     if len(classes) < 2:
         raise DataUnusable(
             expected="two classes or more",
-            got=f"{printable(data.path)}: {f'only {shown(classes[0])!r}' if classes else 'none'}",
+            got=_noted(f"{printable(data.path)}: {f'only {shown(classes[0])!r}' if classes else 'none'}", found.notes),
             fix=_one_class_cure(data, found, classes),
         )
     # With a test set of its own, the data's own test part is not used and may hold anything.
     if test_source(data) is None:
-        _check_known([s for s in found.samples if s.part not in training], classes, printable(data.path), "train")
+        others = [sample for sample in found.samples if sample.part not in training]
+        _check_known(others, classes, printable(data.path), "train", found.notes)
     return classes
+
+
+def _noted(got: str, notes: Sequence[str]) -> str:
+    """What is wrong, with what was noted on the way: an archive that was cut short may be why images are missing."""
+    return "; ".join([got, *notes])
 
 
 def _one_class_cure(data: Data, found: Found, classes: Sequence[str]) -> str:
@@ -240,7 +249,7 @@ def _one_class_cure(data: Data, found: Found, classes: Sequence[str]) -> str:
     return "add a folder (or rows) of at least one other class, for example of pictures that show none of it"
 
 
-def _check_known(samples: Sequence[Sample], classes: Sequence[str], where: str, owner: str) -> None:
+def _check_known(samples: Sequence[Sample], classes: Sequence[str], where: str, owner: str, notes: Sequence[str] = ()) -> None:
     """Raise UnknownClass unless every label is among `classes`, those of `owner`."""
     examples = {label: sample for sample in reversed(samples) for label in sample.labels}
     unknown = sorted(set(examples) - set(classes))
@@ -250,13 +259,18 @@ def _check_known(samples: Sequence[Sample], classes: Sequence[str], where: str, 
     hint = f"; did you mean {shown(meant)!r}?" if meant else ""
     raise UnknownClass(
         expected=f"only classes that {owner} has: {listing(classes)}",
-        got=f"{where}: {listing(unknown)} (as in {shown(examples[unknown[0]].name)}){hint}",
+        got=_noted(f"{where}: {listing(unknown)} (as in {shown(examples[unknown[0]].name)}){hint}", notes),
         fix="rename or remove the class" + (", or add images of it to train" if owner == "train" else ", or train with it"),
     )
 
 
 def _check_enough(
-    data: Data, good: Sequence[Sample], rejected: Sequence[Rejected], classes: Sequence[str], training: frozenset[Part | None]
+    data: Data,
+    good: Sequence[Sample],
+    rejected: Sequence[Rejected],
+    classes: Sequence[str],
+    training: frozenset[Part | None],
+    notes: Sequence[str],
 ) -> None:
     """Raise TooFewImages unless every class keeps at least two training images."""
     counts = Counter(label for sample in good if sample.part in training for label in sample.labels)
@@ -265,7 +279,7 @@ def _check_enough(
         unreadable = f"; {count_of(len(rejected), 'unreadable image')} not counted" if rejected else ""
         raise TooFewImages(
             expected=f"at least {FEWEST_IMAGES} usable training images in each class",
-            got=f"{printable(data.path)}: {listing(few)}{unreadable}",
+            got=_noted(f"{printable(data.path)}: {listing(few)}{unreadable}", notes),
             fix="add images of it (20 or more make a fair start), merge it with another class, or remove it",
         )
 

@@ -27,6 +27,8 @@ _SEPARATORS = re.compile(r"[|;]")
 # An image listed in two parts stays in the one furthest from training, so that no score rests on an image trained on.
 FURTHEST_LAST: tuple[Part | None, ...] = (None, "train", "val", "test")
 _PLAIN_SPLIT_COLUMN = "split"
+# A Parquet file that has them is no table of paths but one of shards.
+_IMAGES_INSIDE = "a column of images (struct {bytes, path} or binary)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def read_table(data: Data) -> Found:
 
     Raises DataUnusable where the table cannot be read or contradicts itself; the message names the row or the image.
     """
-    table = read_columns(data.local, _wanted(data))
+    table = read_columns(data.local, _wanted(data), instead=_IMAGES_INSIDE)
     rows, multi_label = _rows(data, table)
     if not multi_label and (bare := [row.number for row in rows if not row.labels]):
         refuse(data, f"{count_of(len(bare), 'row')} without a label: {listing(bare)}", "fill in the label, or remove the row")
@@ -194,7 +196,7 @@ def read_listed(data: Data) -> Found:
     Raises DataUnusable as `read_table` does, but not for what labels say.
     """
     path = data.local
-    table = read_columns(path, [(data.path_column, "--path-column"), (data.label_column, None)])
+    table = read_columns(path, [(data.path_column, "--path-column"), (data.label_column, None)], instead=_IMAGES_INSIDE)
     folder, nothing = os.path.abspath(path.parent), [None] * len(table.rows)  # noqa: PTH100 (`resolve` follows links)
     labels = table.columns.get(data.label_column, nothing)
     multi_label = any(isinstance(cell, list) or (isinstance(cell, str) and _SEPARATORS.search(cell)) for cell in labels)

@@ -34,13 +34,14 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in (*CSV_SUFFIXES, *PARQUET_SUFFIXES)
 
 
-def read_columns(path: Path, wanted: Sequence[tuple[str, str | None]]) -> Table:
+def read_columns(path: Path, wanted: Sequence[tuple[str, str | None]], *, instead: str = "") -> Table:
     """Read the columns named in `wanted`: pairs of name and the option that sets it, or None for one that may be missing.
 
+    `instead` says what a Parquet file may have in place of the first of them, for the error about a file that has neither.
     Raises DataUnusable for a file that is no such table or lacks a column.
     """
     try:
-        return _read_parquet(path, wanted) if path.suffix.lower() in PARQUET_SUFFIXES else _read_csv(path, wanted)
+        return _read_parquet(path, wanted, instead) if path.suffix.lower() in PARQUET_SUFFIXES else _read_csv(path, wanted)
     except OSError as error:
         _refuse(path, error.strerror or str(error), "check the path and its permissions")
 
@@ -51,14 +52,17 @@ def _refuse(path: Path, got: str, fix: str) -> NoReturn:
     ) from None
 
 
-def _check_columns(path: Path, present: Sequence[str], wanted: Sequence[tuple[str, str | None]]) -> list[str]:
+def _check_columns(
+    path: Path, present: Sequence[str], wanted: Sequence[tuple[str, str | None]], instead: str = ""
+) -> list[str]:
     """The wanted columns that are there, each exactly once; missing ones are an error unless optional."""
     for name, option in wanted:
         if name not in present and option is not None:
             meant = guess(name, present)
             hint = f"; did you mean {meant!r}?" if meant else ""
+            either = f"{instead}, or " if instead and name == wanted[0][0] else ""
             raise DataUnusable(
-                expected=f"a column {name!r} in {printable(path)}",
+                expected=f"{either}a column {name!r} in {printable(path)}",
                 got=f"the columns {listing(present, 30)}{hint}",
                 fix=f"rename the column, or name yours with {option}",
             )
@@ -118,7 +122,7 @@ def _delimiter(text: str, first_column: str) -> str:
     return max(DELIMITERS, key=fit)
 
 
-def _read_parquet(path: Path, wanted: Sequence[tuple[str, str | None]]) -> Table:
+def _read_parquet(path: Path, wanted: Sequence[tuple[str, str | None]], instead: str) -> Table:
     # Slow to import, and most data sets are folders.
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -126,7 +130,7 @@ def _read_parquet(path: Path, wanted: Sequence[tuple[str, str | None]]) -> Table
     try:
         with path.open("rb") as file:
             parquet = pq.ParquetFile(file)
-            names = _check_columns(path, list(parquet.schema_arrow.names), wanted)
+            names = _check_columns(path, list(parquet.schema_arrow.names), wanted, instead)
             table = parquet.read(columns=names)
             columns = {name: table.column(name).to_pylist() for name in names}
     except (pa.ArrowException, UnicodeDecodeError) as error:

@@ -102,7 +102,7 @@ def _by_name(samples: Sequence[Sample], digests: Mapping[str, bytes], root: Path
 
 
 def _by_content(digests: Mapping[str, bytes], root: Path) -> dict[str, ImagePath]:
-    paths: list[ImagePath] = [*list_members(root)] or [*list_images(root)]
+    paths: list[ImagePath] = [*list_members(root).members] or [*list_images(root)]
     known = dict(zip(in_threads(_digest, paths), paths, strict=True))
     return {name: known[digest] for name, digest in digests.items() if digest in known}
 

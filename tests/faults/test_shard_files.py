@@ -177,6 +177,24 @@ def test_a_size_beyond_the_file_costs_that_image_only(tmp_path: Path) -> None:
     assert any("has no end mark" in note for note in read(put(tmp_path, good())).notes)
 
 
+@pytest.mark.parametrize(
+    ("kept", "tested", "said"),
+    [
+        (["cat"] * 4, [], "only 'cat'"),
+        ([*["cat"] * 4, "dog"], [], "dog 1"),
+        ([*["cat"] * 2, *["dog"] * 2], ["elk"], "elk (as in"),
+    ],
+)
+def test_a_cut_is_named_where_it_leaves_too_little(tmp_path: Path, kept: list[str], tested: list[str], said: str) -> None:
+    put(tmp_path, b"".join(labelled(f"{i:03}", label, picture(i)) for i, label in enumerate(kept)), "train-0.tar")
+    if tested:
+        put(tmp_path, b"".join(labelled(f"t{i:03}", label, picture(i)) for i, label in enumerate(tested)) + END, "test-0.tar")
+    with pytest.raises(DataUnusable) as caught:
+        read(tmp_path)
+    assert said in caught.value.got
+    assert "train-0.tar has no end mark: it may have been cut short" in caught.value.got
+
+
 def test_labels_that_cannot_be_understood(tmp_path: Path) -> None:
     bad = {
         b'{"label": {"a": 1}}': "a label of type dict",
@@ -218,7 +236,7 @@ def test_mutated_archives(tmp_path: Path) -> None:
             data[min(at, len(data) - 1)] = chance.randrange(256)
         path = put(tmp_path, bytes(data[: chance.randrange(len(data))] if chance.random() < 0.3 else data))
         try:
-            for member in list_members(path):
+            for member in list_members(path).members:
                 try:
                     read_image(member)
                 except ImageRejected:
@@ -229,7 +247,7 @@ def test_mutated_archives(tmp_path: Path) -> None:
     assert all("shards-000.tar" in got for got in refused)
     assert tracemalloc.get_traced_memory()[1] < 20_000_000
     tracemalloc.stop()
-    assert {read_image(member) for member in list_members(put(tmp_path, sound))} == images
+    assert {read_image(member) for member in list_members(put(tmp_path, sound)).members} == images
 
 
 def test_entries_are_those_of_pythons_own_reader(tmp_path: Path) -> None:
@@ -243,4 +261,4 @@ def test_entries_are_those_of_pythons_own_reader(tmp_path: Path) -> None:
         path = put(tmp_path, tar_of(files, form))
         with tarfile.open(path) as archive:
             expected = [(one.name, one.offset_data, one.size) for one in archive]
-        assert [(m.inner, m.offset, m.size) for m in list_members(path)] == expected
+        assert [(m.inner, m.offset, m.size) for m in list_members(path).members] == expected

@@ -167,8 +167,17 @@ def _of_pattern(pattern: str) -> tuple[Shard, ...]:
         files += sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else [text]  # noqa: PTH207
     missing = [name for name in files if not Path(name).exists()]
     if missing or not files:
-        got = f"not there: {listing(missing, 5)}" if missing else f"nothing at {printable(pattern)}"
-        raise DataUnusable(expected="shards at each place that the pattern names", got=got, fix="check the path")
+        got = (
+            f"{len(missing):,} of {len(files):,} not there: {listing(missing, 5)}"
+            if missing
+            else f"nothing at {printable(pattern)}"
+        )
+        fix = f"give a narrower range, or {_BRACES.sub('*', pattern)}, which takes those that are there"
+        raise DataUnusable(
+            expected="shards at each place that the pattern names",
+            got=got,
+            fix=fix if len(missing) < len(files) else "check the path",
+        )
     return _not_none(_checked(files), pattern)
 
 

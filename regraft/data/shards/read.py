@@ -15,7 +15,7 @@ from regraft.data.shards.columns import Row, Rows, read_rows
 from regraft.data.shards.containers import opened
 from regraft.data.shards.places import Shard, base_of, find_shards, title_of
 from regraft.data.shards.ranges import Ranges, store_of
-from regraft.data.shards.tar_samples import Item, Items, image_members, read_tar
+from regraft.data.shards.tar_samples import Item, Items, Members, image_members, read_tar
 from regraft.errors import DataUnusable, UsageError, first_line
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data, is_url
@@ -76,19 +76,19 @@ def read_shards(data: Data, shards: Sequence[Shard], *, progress: Progress = Sil
     )
 
 
-def list_members(source: str | Path) -> list[Member]:
+def list_members(source: str | Path) -> Members:
     """Every image in the shards that `source` names, whatever is said of it, shard by shard; none where it names no shards."""
     shards = find_shards(source)
 
-    def read(shard: Shard, ranges: Ranges) -> list[Member]:
+    def read(shard: Shard, ranges: Ranges) -> Members:
         if shard.kind == "tar":
             return image_members(ranges, shard.place)
-        return [
-            item.member for item in read_rows(ranges, shard.place, shard.kind, Data(path=shard.place), labelled=False).items
-        ]
+        rows = read_rows(ranges, shard.place, shard.kind, Data(path=shard.place), labelled=False)
+        return Members(tuple(item.member for item in rows.items))
 
     found = _through(shards, read, Silent())
-    return [member for members in found for member in members]
+    cut = _notes([note for one in found for note in one.cut])
+    return Members(tuple(member for one in found for member in one.members), tuple(cut))
 
 
 def resolve(paths: Iterable[str | ImagePath]) -> list[ImagePath]:
@@ -121,7 +121,7 @@ def _stamp(place: str) -> tuple[int, int] | None:
 def _members(place: str, stamp: tuple[int, int] | None) -> dict[str, Member] | str:
     """The images of a shard by their names in it, or why it cannot be read. `stamp` is that of the file."""
     try:
-        return {member.inner: member for member in reversed(list_members(place))}
+        return {member.inner: member for member in reversed(list_members(place).members)}
     except (DataUnusable, UsageError) as error:
         return error.got
 

@@ -55,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """All files of an archive, in their order; `notes` say what a person should know of it."""
+    """All files of an archive, in their order; `notes` say where it was cut short."""
 
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = ()

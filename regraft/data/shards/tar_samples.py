@@ -44,6 +44,14 @@ class Items:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The images in one shard or in several; `cut` names the archives that end too early, whose other images are missing."""
+
+    members: tuple[Member, ...]
+    cut: tuple[str, ...] = ()
+
+
 def read_tar(ranges: Ranges, place: str, classes: Sequence[str] | None) -> Items:
     """The images of an archive with their labels; `classes` name the numbers in `.cls`.
 
@@ -55,10 +63,12 @@ def read_tar(ranges: Ranges, place: str, classes: Sequence[str] | None) -> Items
     return Items(tuple(items), (*listed.notes, *_notes(rest, place)))
 
 
-def image_members(ranges: Ranges, place: str) -> list[Member]:
+def image_members(ranges: Ranges, place: str) -> Members:
     """Every image of an archive, in its order, one of each name, whatever is said of it. Raises as `read_tar` does."""
-    images = (_member(entry, place) for entry in _sorted_out(list_tar(ranges, place).entries)[0])
-    return [*{member.inner: member for member in reversed([*images])}.values()][::-1]
+    listed = list_tar(ranges, place)
+    images = (_member(entry, place) for entry in _sorted_out(listed.entries)[0])
+    once = {member.inner: member for member in reversed([*images])}
+    return Members(tuple(once.values())[::-1], listed.notes)
 
 
 def key_of(name: str) -> str:
