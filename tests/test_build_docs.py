@@ -164,7 +164,7 @@ def quick(line: str) -> list[str]:
     return [*words, *([] if "--from" in words else ["--size", "32"]), "--overwrite"]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_code_on_the_pages_runs(reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands, elsewhere = 0, {line.partition("  #")[0].strip() for line in of_readme()} - {"regraft evaluate runs/photos test/"}
     for page in RUN:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -682,6 +681,12 @@ def process(code: str, *words: str, **options: Any) -> subprocess.CompletedProce
     )
 
 
+def of_children() -> float:
+    """Processor seconds of the processes that have ended: who else is at work does not matter."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def test_help_starts_at_once_and_imports_nothing_heavy() -> None:
     code = (
         "import sys; from regraft.cli.main import main; main(sys.argv[1:]); "
@@ -691,7 +696,7 @@ def test_help_starts_at_once_and_imports_nothing_heavy() -> None:
         done = process(code, *words)
         assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
     command = [sys.executable, "-m", "regraft", "--help"]
-    takes_at_most(0.3, lambda: subprocess.run(command, capture_output=True, check=True), clock=time.perf_counter)
+    takes_at_most(0.3, lambda: subprocess.run(command, capture_output=True, check=True), clock=of_children)
 
 
 def test_the_end_of_the_process_loses_nothing() -> None:

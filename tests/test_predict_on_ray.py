@@ -27,7 +27,7 @@ from regraft.values import Rejected
 ray = pytest.importorskip("ray")
 
 # Each worker imports torch: on a busy machine that takes its time.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 WORKERS = 2
 IMAGES = 40

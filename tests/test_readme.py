@@ -72,7 +72,7 @@ def test_readme_shows_the_whole_way_in_its_first_lines() -> None:
     assert "pip install" in start
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_commands_of_the_readme_work(reader: Path) -> None:
     # In one test and in order: the later ones use the runs of the earlier.
     assert len(commands()) >= 7
