@@ -297,6 +297,10 @@ def own_forward(layer: Any) -> None:
     layer.forward = lambda x: 2 * type(layer).forward(layer, x)
 
 
+def own_sum(layer: Any) -> None:
+    layer._conv_forward = lambda x, weight, bias: 2 * type(layer)._conv_forward(layer, x, weight, bias)
+
+
 def backward_hook(layer: Any) -> None:
     layer.register_full_backward_hook(lambda _, into, __: tuple(None if one is None else 3 * one for one in into))
 
@@ -305,8 +309,13 @@ def backward_pre_hook(layer: Any) -> None:
     layer.register_full_backward_pre_hook(lambda _, into: tuple(3 * one for one in into))
 
 
-@pytest.mark.parametrize("change", [own_forward, backward_hook, backward_pre_hook], ids=lambda one: one.__name__)
-@pytest.mark.parametrize("kind", ["conv", "norm"])
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("conv", own_sum),
+        *((kind, change) for kind in ("conv", "norm") for change in (own_forward, backward_hook, backward_pre_hook)),
+    ],
+)
 def test_layers_that_were_made_to_do_something_else_stay(kind: str, change: Callable[[Any], None]) -> None:
     with seeded(0):
         module = scatter(Wired(plain, 0.0))  # not heard in the answers

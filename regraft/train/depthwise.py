@@ -78,7 +78,7 @@ def _of_weight(
         return of_weight, of_bias
     of_weight, of_bias = torch.empty_like(weight), None
     step = min(wide, _WIDEST)
-    # The last block is whole as the others are, for a narrower one may be slow; the columns it shares come out alike in both.
+    # All blocks are equally wide: the last begins early enough, and columns that it shares come out alike in both.
     for left in sorted({*range(0, wide - step, step), wide - step}):
         first, width = left - padding[1], (grad.shape[3] - 1) * stride[1] + step
         inside = x[..., max(0, first) : max(0, first + width)]  # none of it where the kernel is far wider than the image
