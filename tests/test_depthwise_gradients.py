@@ -21,6 +21,9 @@ SHAPES = [
     ((9, 10), (1, 4), (2, 1), (0, 3)),
     ((7, 7), (2, 2), (3, 3), (0, 0)),  # some pixels reach no answer
     ((7, 8), (5, 5), (1, 1), (4, 4)),
+    ((1, 1), (11, 11), (2, 2), (5, 5)),  # columns of the kernel that meet nothing of the image
+    ((2, 3), (9, 11), (1, 1), (4, 5)),
+    ((1, 1), (4, 4), (1, 1), (3, 3)),
 ]
 
 
@@ -74,6 +77,34 @@ def test_autocast_makes_them_bf16_inside_and_fp32_outside() -> None:
     for found, own in zip(gradients(value, given), gradients(wanted, given), strict=True):
         assert found.dtype == torch.float32
         assert torch.allclose(found, own, rtol=0, atol=1e-2 * float(own.abs().max()))
+
+
+def test_autocast_leaves_float64_as_it_is() -> None:
+    given = tensors((9, 9), (5, 5), dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = depthwise.convolve(*given, (1, 1), (2, 2))
+    assert torch.equal(value, F.conv2d(*given, padding=2, groups=3))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_backward_pass_inside_autocast_is_in_the_precision_of_the_forward_pass(stride: int) -> None:
+    given = tensors((9, 9), (5, 5), dtype=torch.float32)
+    once, again = (depthwise.convolve(*given, (stride, stride), (2, 2)) for _ in range(2))
+    wanted = gradients(once, given)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(again, given)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def test_their_own_gradients_are_refused() -> None:
+    given = tensors((9, 9), (5, 5), dtype=torch.float32)
+    (slope,) = torch.autograd.grad(depthwise.convolve(*given, (1, 1), (2, 2)).square().sum(), given[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()  # type: ignore[no-untyped-call]
+
+
+def test_one_image_without_a_batch_is_left_to_torch() -> None:
+    assert not depthwise.suits(nn.Conv2d(4, 4, 5, groups=4), torch.zeros(4, 9, 9))
 
 
 @pytest.mark.parametrize("trained", ["x", "weight", "bias"])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from regraft.progress import Silent
 from regraft.train import tuning
 from regraft.train.chance import seeded
-from regraft.train.faster import rewritten
+from regraft.train.faster import FoldedConv, rewritten
 from regraft.train.precision import StepPrecision
 
 
@@ -82,3 +82,29 @@ def test_what_was_found_is_not_measured_again(monkeypatch: pytest.MonkeyPatch, t
 def test_small_images_are_measured_in_larger_batches(shapes: list[tuple[int, ...]], batch: int, images: int) -> None:
     inputs: list[Tensor] = [torch.empty(1, *shape) for shape in shapes]
     assert tuning.images_to_measure(batch, inputs) == images
+
+
+def test_gradients_that_were_there_are_what_they_were() -> None:
+    with seeded(0):
+        conv = nn.Conv2d(3, 3, 5, groups=3)
+    conv.weight.grad = torch.zeros_like(conv.weight)
+    kept = conv.weight.grad
+    tuning.slower_in_half({"conv": FoldedConv(conv, None)}, {"conv": ((2, 3, 9, 9), True)}, "cpu")
+    assert conv.weight.grad is kept
+    assert not kept.any()
+    assert conv.bias is not None
+    assert conv.bias.grad is None
+
+
+def test_shapes_are_seen_of_inputs_that_are_named() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(input=x).mean((2, 3))
+
+    module, given = Named(), torch.zeros(2, 3, 9, 9)
+    with rewritten(module, [given]) as convs:
+        assert tuning.shapes_of(module, convs, [given]) == {"conv": ((2, 3, 9, 9), False)}

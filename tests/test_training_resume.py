@@ -1,6 +1,7 @@
 """A training that was stopped and goes on ends as one that never was: bit for bit, wherever it stopped."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from training_problems import Memory, Stopped, differing, make_learner, make_lessons, make_net, timeless, weights
 
+from regraft.progress import Silent
 from regraft.strategies import Training
-from regraft.train.loop import Course, train
+from regraft.train.loop import Course, _Run, train
 
 SMALL = {"epochs": 3, "batch_size": 8, "lr": 1e-2}
 HOWS: dict[str, Training] = {
@@ -153,6 +155,64 @@ def test_the_layout_of_weights_does_not_show_in_the_bits(layout: torch.memory_fo
         assert not differing(once(Memory(before=state)), wanted)
 
 
+def lying(kind: str) -> tuple[nn.Module, Tensor]:
+    """A network whose last weight lies in memory as few do, and the tensor that has it."""
+    net = make_net()
+    with torch.no_grad():
+        if kind == "transposed":
+            base = net.head.weight.t().contiguous()
+            net.head.weight = nn.Parameter(base.t())
+        else:
+            base = torch.cat([net.head.weight, torch.ones(3, 2)], dim=1)
+            net.head.weight = nn.Parameter(base[:, :4])
+    return net, base
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("kind", ["transposed", "part of another"])
+def test_weights_that_lie_otherwise_are_trained_and_go_on_alike(kind: str, optimizer: str) -> None:
+    how = HOWS[optimizer]
+
+    def once(module: nn.Module, keeper: Memory) -> dict[str, Tensor]:
+        learner = make_learner(module, how)
+        train(learner, make_lessons(), how, seed=0, keeper=keeper)
+        return weights(learner)
+
+    module, base = lying(kind)
+    whole = Memory()
+    wanted = once(module, whole)
+    for name, value in once(make_net(), Memory()).items():
+        assert torch.allclose(value, wanted[name], atol=1e-4), name
+    assert kind == "transposed" or torch.equal(base[:, 4:], torch.ones(3, 2))
+    for state in whole.states[2:9:3]:
+        assert not differing(once(lying(kind)[0], Memory(before=state)), wanted)
+
+
+class Scaled(nn.Module):
+    """With a single number that is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.scale = make_net(), nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(images) * self.scale
+        return logits
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_what_is_kept_of_a_single_number_comes_back_to_where_that_is(optimizer: str) -> None:
+    how, whole = HOWS[optimizer], Memory()
+    train(make_learner(Scaled(), how), make_lessons(), how, seed=0, keeper=whole)
+    learner = make_learner(Scaled().to("meta"), how)
+    run = _Run(replace(learner, device="meta"), make_lessons(), how, 0, Silent(), None)
+    run.restore(whole.states[-1])
+    for moments in run.optimizer.state.values():
+        assert {key: value.device.type for key, value in moments.items()} == {
+            key: "cpu" if key == "step" else "meta" for key in moments
+        }
+
+
 def test_former_epochs_are_told_again_and_steps_of_before_are_not_taken_again() -> None:
     whole, how, taken = Memory(), HOWS["adamw"], []
     run(how, whole)
@@ -181,8 +241,6 @@ def test_former_epochs_are_told_again_and_steps_of_before_are_not_taken_again() 
 
         def note(self, text: str) -> None:
             pass
-
-    from dataclasses import replace
 
     learner = make_learner(make_net(dropout=0.3), how)
     keep: Callable[[Any], None] = lambda epoch: told.append(epoch.number)  # noqa: E731

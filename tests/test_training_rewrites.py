@@ -1,5 +1,7 @@
 """Rewritten layers compute what the plain ones do, gradients included, and leave no trace."""
 
+import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -155,7 +157,30 @@ def plain(net: Wired, x: Tensor) -> Tensor:
     return net.norm(net.conv(x))
 
 
-JOINS = (twice_read, two_norms, changed_in_place, norm_of_another_too, called_twice, viewed)
+def read_by_compiled_code(net: Wired, x: Tensor) -> Tensor:
+    value = net.conv(x)
+    return net.norm(value) * compiled_sigmoid(value)
+
+
+def attributes_read(net: Wired, x: Tensor) -> Tensor:
+    """As timm's EdgeNeXt, XCiT and DaViT do."""
+    value = net.conv(x.to(net.conv.weight.dtype))
+    return net.norm(value) * net.conv.kernel_size[0] + net.norm.eps * net.conv.weight.sum()  # type: ignore[operator]
+
+
+def named_input(net: Wired, x: Tensor) -> Tensor:
+    return net.norm(net.conv(input=x))
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, and networks in use have it all the same
+
+    @torch.jit.script
+    def compiled_sigmoid(value: Tensor) -> Tensor:
+        return value.sigmoid()
+
+
+JOINS = (twice_read, two_norms, changed_in_place, norm_of_another_too, called_twice, viewed, read_by_compiled_code)
 
 
 @pytest.mark.parametrize("share", [1.0, 1e-6, 0.0])
@@ -169,11 +194,46 @@ def test_what_is_read_elsewhere_too_is_not_folded(join: Any, share: float) -> No
     assert folded == set()
 
 
+@pytest.mark.parametrize("join", [plain, attributes_read, named_input], ids=lambda join: join.__name__)
 @pytest.mark.parametrize("share", [1.0, 0.0])
-def test_what_the_norm_alone_reads_is_folded(share: float) -> None:
+def test_what_the_norm_alone_reads_is_folded(join: Any, share: float) -> None:
     with seeded(0):
-        module = scatter(Wired(plain, share))
+        module = scatter(Wired(join, share))
     assert check(module, images(9))[1] == {"conv"}
+
+
+@pytest.mark.parametrize("left", ["weight", "bias", "neither"])
+def test_norms_without_a_scale_or_a_shift_are_folded(left: str) -> None:
+    with seeded(0):
+        module = Wired(plain, 1.0)
+        module.norm = nn.BatchNorm2d(4, affine=left != "neither")
+        if left == "weight":
+            module.norm.bias = None  # as BatchNorm2d(bias=False) has it
+        elif left == "bias":
+            module.norm.weight = None
+        scatter(module)
+    assert check(module, images(9))[1] == {"conv"}
+
+
+def test_a_network_of_timm_that_reads_a_weight_is_rewritten() -> None:
+    with seeded(0):
+        module = scatter(timm.create_model("edgenext_xx_small", num_classes=3))
+    given = images(64)
+    value = module(given)
+    with rewritten(module, [given[:2]]) as convs:
+        assert convs
+        assert_same(module(given), value)
+
+
+def test_stand_ins_have_the_attributes_of_their_layers_and_can_be_copied() -> None:
+    with seeded(0):
+        module: Any = scatter(Wired(plain, 1.0))
+    weight, value = module.conv.weight, module(images(9))
+    with rewritten(module, [images(9)]):
+        assert module.conv.weight is weight
+        assert module.norm.num_features == 4
+        assert not hasattr(module.conv, "nothing")
+        assert_same(copy.deepcopy(module)(images(9)), value)
 
 
 def test_one_that_is_read_elsewhere_leaves_the_others_folded() -> None:
@@ -233,6 +293,87 @@ def test_layers_with_hooks_of_others_stay(kind: str) -> None:
     assert "conv" not in check(module, images(9))[1]
 
 
+def own_forward(layer: Any) -> None:
+    layer.forward = lambda x: 2 * type(layer).forward(layer, x)
+
+
+def own_sum(layer: Any) -> None:
+    layer._conv_forward = lambda x, weight, bias: 2 * type(layer)._conv_forward(layer, x, weight, bias)
+
+
+def backward_hook(layer: Any) -> None:
+    layer.register_full_backward_hook(lambda _, into, __: tuple(None if one is None else 3 * one for one in into))
+
+
+def backward_pre_hook(layer: Any) -> None:
+    layer.register_full_backward_pre_hook(lambda _, into: tuple(3 * one for one in into))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("conv", own_sum),
+        *((kind, change) for kind in ("conv", "norm") for change in (own_forward, backward_hook, backward_pre_hook)),
+    ],
+)
+def test_layers_that_were_made_to_do_something_else_stay(kind: str, change: Callable[[Any], None]) -> None:
+    with seeded(0):
+        module = scatter(Wired(plain, 0.0))  # not heard in the answers
+    change(getattr(module, kind))
+    convs, folded = check(module, images(9))
+    assert ("conv" in convs) == (kind == "norm")
+    assert not folded
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("how", ["raises", "answers otherwise"])
+def test_a_network_that_bears_no_other_layers_stays_as_it_is(how: str, fold: bool) -> None:
+    def choosy(net: Wired, x: Tensor) -> Tensor:
+        if how == "raises":
+            assert type(net.conv) is nn.Conv2d
+        return net.norm(net.conv(x)) * (type(net.conv) is nn.Conv2d)
+
+    with seeded(0):
+        module = scatter(Wired(choosy, 1.0))
+    before, value = structure(module), module(images(9))
+    with rewritten(module, [images(9)], fold=fold) as convs:
+        assert not convs
+        assert structure(module) == before
+        assert torch.equal(module(images(9)), value)
+    assert structure(module) == before
+
+
+def test_several_answers_are_all_compared() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.norm = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+            self.heard = 1.0
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return [self.norm(self.one(x)), self.other(x) * (1.0 if type(self.other) is nn.Conv2d else self.heard)]
+
+    with seeded(0):
+        module: Any = scatter(Two())
+    with rewritten(module, [images(9)]) as convs:
+        assert {path: conv.norm for path, conv in convs.items()} == {"one": module.norm.norm, "other": None}
+    module.heard = 2.0
+    with rewritten(module, [images(9)]) as convs:
+        assert not convs
+
+
+def test_looking_at_a_network_in_train_mode_leaves_its_statistics() -> None:
+    with seeded(0):
+        module = scatter(Wired(plain, 1.0)).train()
+    before = {name: value.clone() for name, value in module.named_buffers()}
+    with seeded(0):
+        drawn = torch.rand(3)
+    with seeded(0), rewritten(module, [images(9)]) as convs:
+        assert convs.keys() == {"stem", "conv"}
+        assert torch.equal(torch.rand(3), drawn)
+    assert all(torch.equal(value, before[name]) for name, value in module.named_buffers())
+
+
 def test_a_weight_that_is_computed_for_each_pass_is_computed() -> None:
     with seeded(0):
         module = scatter(Wired(plain, 1.0))
@@ -280,3 +421,19 @@ def test_layers_told_to_be_exact_compute_in_full_inside_half_precision(exact: bo
     error = float((value.float() - wanted).abs().max() / wanted.abs().max())
     assert error < (0.005 if exact else 0.02)
     assert (seen[0][0] == torch.float32) == exact
+
+
+@pytest.mark.parametrize(
+    ("half", "given", "wanted"),
+    [
+        (torch.float16, torch.float32, torch.float16),
+        (torch.bfloat16, torch.float16, torch.bfloat16),
+        (torch.bfloat16, torch.float64, torch.float64),
+    ],
+)
+def test_exact_layers_answer_in_the_precision_of_the_others(half: torch.dtype, given: torch.dtype, wanted: torch.dtype) -> None:
+    conv = nn.Conv2d(3, 6, 3).to(given if given == torch.float64 else torch.float32)
+    layer, shown = FoldedConv(conv, None), images(9).to(given)
+    layer.exact = True
+    with torch.autocast("cpu", half):
+        assert layer(shown).dtype == conv(shown).dtype == wanted

@@ -3,6 +3,8 @@
 oneDNN, which computes them there, has fast code for some gradients only: for those of weights up to three columns wide, and for
 those of the input in fp32 or with a stride of one. Elsewhere it takes up to 20 times as long. Here the same sums are taken in
 the shapes that are fast: docs/measurements.md#step
+
+Gradients of these gradients there are none: asking for them raises.
 """
 
 from typing import Any, cast
@@ -19,6 +21,7 @@ def suits(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether `convolve` can do what `conv` does: one filter a channel, zeros around, on the processor."""
     return (
         x.device.type == "cpu"
+        and x.dim() == 4
         and conv.groups == conv.in_channels == conv.out_channels > 1
         and conv.padding_mode == "zeros"
         and conv.dilation == (1, 1)
@@ -28,11 +31,14 @@ def suits(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
-    """`conv2d` of x (N, C, H, W) with weight (C, 1, h, w), in bf16 under autocast, as conv2d itself would."""
+    """`conv2d` of x (N, C, H, W) with weight (C, 1, h, w); under autocast in its precision, float64 apart, as conv2d itself."""
     if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        x, weight, bias = _as_autocast(x), _as_autocast(weight), None if bias is None else _as_autocast(bias)
     return cast(Tensor, _Depthwise.apply(x, weight, bias, stride, padding))
+
+
+def _as_autocast(value: Tensor) -> Tensor:
+    return value if value.dtype == torch.float64 else value.to(torch.get_autocast_dtype(value.device.type))
 
 
 class _Depthwise(torch.autograd.Function):
@@ -50,10 +56,12 @@ class _Depthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         of_x = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_x = _of_input(x, weight, grad, ctx.stride, ctx.padding)
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            of_weight, of_bias = _of_weight(x, weight, grad, ctx.stride, ctx.padding, ctx.needs_input_grad[2])
+        # In the precision of the answers, whatever the precision that this is called in.
+        with torch.autocast(x.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                of_x = _of_input(x, weight, grad, ctx.stride, ctx.padding)
+            if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+                of_weight, of_bias = _of_weight(x, weight, grad, ctx.stride, ctx.padding, ctx.needs_input_grad[2])
         return of_x, of_weight, of_bias, None, None
 
 
@@ -70,10 +78,12 @@ def _of_weight(
         return of_weight, of_bias
     of_weight, of_bias = torch.empty_like(weight), None
     step = min(wide, _WIDEST)
-    for left in {*range(0, wide - step, step), wide - step}:
-        end = left + (grad.shape[3] - 1) * stride[1] + step
-        # A negative width takes away.
-        met = F.pad(x, (padding[1] - left, end - x.shape[3] - padding[1], padding[0], padding[0]))
+    # All blocks are equally wide: the last begins early enough, and columns that it shares come out alike in both.
+    for left in sorted({*range(0, wide - step, step), wide - step}):
+        first, width = left - padding[1], (grad.shape[3] - 1) * stride[1] + step
+        inside = x[..., max(0, first) : max(0, first + width)]  # none of it where the kernel is far wider than the image
+        before = min(max(0, -first), width)
+        met = F.pad(inside, (before, width - before - inside.shape[3], padding[0], padding[0]))
         columns = slice(left, left + step)
         asked = (False, True, with_bias and left == 0)
         _, part, maybe = _native(met, weight[..., columns].contiguous(), grad, stride, (0, 0), asked)

@@ -10,36 +10,56 @@ What depthwise convolutions do is in `depthwise.py`.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from timm.layers import Conv2dSame
 from timm.layers.conv2d_same import conv2d_same
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from regraft.train import depthwise
+from regraft.train.chance import seeded
 
 # A rewritten network must answer as before, to this share of the largest answer.
 _SAME = 1e-3
 
 
-class FoldedConv(nn.Module):
+class _Stand(nn.Module):
+    """A layer in the place of another. What others read of that one (its weight, its kernel size) they find here, too."""
+
+    stands_for: ClassVar[str]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == self.stands_for:  # not there yet, as while a copy is made
+                raise
+            return getattr(getattr(self, self.stands_for), name)
+
+
+class FoldedConv(_Stand):
     """A convolution that does the work of the norm after it, in fp32 where `exact`."""
+
+    stands_for = "conv"
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
         super().__init__()
         self.conv, self.norm = conv, norm
         self.exact = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.exact and torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
-                return self._run(x.float()).to(x.dtype if x.dtype != torch.float32 else torch.bfloat16)
+    def forward(self, *args: Tensor, **named: Tensor) -> Tensor:
+        (x,) = (*args, *named.values())  # `input` to Conv2d, `x` to Conv2dSame
+        device = x.device.type
+        # Autocast leaves float64 alone.
+        if self.exact and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+            with torch.autocast(device, enabled=False):
+                return self._run(x.float()).to(torch.get_autocast_dtype(device))
         return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
@@ -47,10 +67,10 @@ class FoldedConv(nn.Module):
         if norm is None:
             return _convolve(conv, x, conv.weight, conv.bias)
         scale_C = torch.rsqrt(cast(Tensor, norm.running_var) + norm.eps)
-        if norm.affine:
+        if norm.weight is not None:
             scale_C = scale_C * norm.weight
         shift_C = -cast(Tensor, norm.running_mean) * scale_C
-        if norm.affine:
+        if norm.bias is not None:
             shift_C = shift_C + norm.bias
         if conv.bias is not None:
             shift_C = shift_C + conv.bias * scale_C
@@ -68,8 +88,10 @@ def _convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -
     return cast(Tensor, conv._conv_forward(x, weight, bias))
 
 
-class Folded(nn.Module):
+class Folded(_Stand):
     """What is left of a norm whose work the convolution before it does: the activation that timm's norms carry."""
+
+    stands_for = "norm"
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -84,66 +106,62 @@ class Folded(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A convolution as a forward pass used it: the shape it was given, and the norm that alone read its value."""
+    """A convolution as a forward pass used it, and the norm that alone read its value."""
 
     path: str
     conv: nn.Conv2d
-    shape: tuple[int, ...]
     norm: nn.BatchNorm2d | None
 
 
-def convolutions(module: nn.Module, inputs: Sequence[Tensor]) -> list[Seen]:
-    """The convolutions that `module` calls once on `inputs`, found by watching it do so."""
+def convolutions(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[list[Seen], list[Tensor]]:
+    """The convolutions that `module` calls once on `inputs`, found by watching it do so, and what it answered."""
     made: dict[int, tuple[nn.Module, Tensor]] = {}  # by the identity of the value, which is kept so that it stays unique
-    shapes: dict[nn.Module, list[tuple[int, ...]]] = {}
     norms: dict[nn.Module, nn.Module] = {}
-    calls = Counter[nn.Module]()
+    made_by, calls = Counter[nn.Module](), Counter[nn.Module]()
     reads = _Reads(made)
 
-    def after_conv(layer: nn.Module, args: tuple[Any, ...], value: Tensor) -> None:
+    def after_conv(layer: nn.Module, _: Any, value: Tensor) -> None:
         made[id(value)] = layer, value
-        shapes.setdefault(layer, []).append(tuple(args[0].shape))
+        made_by[layer] += 1
 
     def before_norm(layer: nn.Module, args: tuple[Any, ...]) -> None:
         calls[layer] += 1
         if args and id(args[0]) in made:
             norms[made[id(args[0])][0]] = layer
 
-    with torch.no_grad(), watching(module, after_conv, before_norm), reads:
-        module(*inputs)
+    with watching(module, after_conv, before_norm), reads:
+        answers = _answers(module, inputs)
     paths = {layer: path for path, layer in module.named_modules()}
-    once = {conv for conv, seen in shapes.items() if len(seen) == 1}
+    once = [conv for conv, times in made_by.items() if times == 1]
     alone = {layer for key, (layer, _) in made.items() if layer in once and layer in norms and reads.counts[key] == 1}
     served = Counter(norms[conv] for conv in alone)
     folds = {conv: norms[conv] for conv in alone if served[norms[conv]] == calls[norms[conv]]}
-    return [
-        Seen(paths[conv], cast(nn.Conv2d, conv), seen[0], cast("nn.BatchNorm2d | None", folds.get(conv)))
-        for conv, seen in shapes.items()
-        if conv in once
-    ]
+    found = [Seen(paths[conv], cast(nn.Conv2d, conv), cast("nn.BatchNorm2d | None", folds.get(conv))) for conv in once]
+    return found, answers
 
 
-class _Reads(TorchFunctionMode):
-    """Counts how often values are computed with. Answers alone do not tell: a branch that begins at zero is not heard."""
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts how often values are computed with. Answers alone do not tell: a branch that begins at zero is not heard.
+
+    It sees every operation, those of compiled code, too, and none that only asks for a shape.
+    """
 
     def __init__(self, made: Mapping[int, object]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.made, self.counts = made, Counter[int]()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        value = func(*args, **(kwargs or {}))
-        if any(isinstance(one, Tensor) for one in tree_leaves(value)):  # not its shape alone
-            self.counts.update({id(one) for one in tree_leaves((args, kwargs))} & self.made.keys())
-        return value
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts.update({id(one) for one in tree_leaves((args, kwargs))} & self.made.keys())
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def watching(module: nn.Module, after_conv: Any, before_norm: Any) -> Iterator[None]:
-    """Hooks on every convolution and every norm that can be folded."""
+    """Hooks on every convolution that can be rewritten and every norm that can be folded."""
     handles = []
     for layer in module.modules():
-        if layer._forward_hooks or layer._forward_pre_hooks:
-            continue  # somebody else's, such as a weight norm's: nobody would call them any more
+        if _is_changed(layer):
+            continue
         if type(layer) in (nn.Conv2d, Conv2dSame):
             handles.append(layer.register_forward_hook(after_conv))
         elif can_fold(layer):
@@ -153,6 +171,15 @@ def watching(module: nn.Module, after_conv: Any, before_norm: Any) -> Iterator[N
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_changed(layer: nn.Module) -> bool:
+    """Whether somebody made this one layer do other things than its class: nobody would call them any more.
+
+    Hooks, such as a weight norm's, or a method of its own.
+    """
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(hooks) or not vars(layer).keys().isdisjoint(("forward", "_conv_forward"))
 
 
 def can_fold(layer: nn.Module) -> bool:
@@ -168,30 +195,47 @@ def rewritten(module: nn.Module, inputs: Sequence[Tensor], *, fold: bool = True)
 
     Gives the rewritten convolutions by path. Parameters and buffers are the same tensors throughout, under longer names; all is
     as before when the training ends. What does not answer as before is not rewritten. `inputs` is a small batch.
+
+    It goes by what the network does in the mode it is in: give it in eval mode, and with no branch that reads the value of a
+    convolution in train mode only.
     """
-    with torch.no_grad():
-        before = module(*inputs)
-    for folds in (True, False) if fold else (False,):
-        undo, convs = _install(module, convolutions(module, inputs), folds)
-        if not folds or _same(module, inputs, before):
-            break
-        undo()
-    try:
+    found, before = convolutions(module, inputs)
+    convs: Mapping[str, FoldedConv]
+    with ExitStack() as stack:
+        for folds in (True, False) if fold else (False,):
+            convs = stack.enter_context(_installed(module, found, folds))
+            if _same(module, inputs, before):
+                break
+            stack.close()
+        else:
+            convs = {}
         yield convs
-    finally:
-        undo()
 
 
-def _same(module: nn.Module, inputs: Sequence[Tensor], before: Any) -> bool:
-    with torch.no_grad():
-        after = module(*inputs)
-    if not isinstance(before, Tensor) or not isinstance(after, Tensor):
+def _answers(module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """All that a forward pass gives, the same each time. Buffers stay, also the statistics of norms in train mode."""
+    kept = [(value, value.clone()) for value in module.buffers()]
+    with torch.no_grad(), seeded(0):
+        try:
+            return [one for one in tree_leaves(module(*inputs)) if isinstance(one, Tensor)]
+        finally:
+            for value, old in kept:
+                if not torch.equal(value, old):
+                    value.copy_(old)
+
+
+def _same(module: nn.Module, inputs: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
+    try:
+        after = _answers(module, inputs)
+        pairs = list(zip(before, after, strict=True))
+        return bool(pairs) and all(bool((new - old).abs().max() <= _SAME * old.abs().max()) for old, new in pairs)
+    except Exception:  # such as of code that takes no other class than the one it knows
         return False
-    return bool((after - before).abs().max() <= _SAME * before.abs().max())
 
 
-def _install(module: nn.Module, found: Sequence[Seen], folds: bool) -> tuple[Any, dict[str, FoldedConv]]:
-    """Put the rewritten layers in the places of the others, everywhere; gives how to undo that."""
+@contextmanager
+def _installed(module: nn.Module, found: Sequence[Seen], folds: bool) -> Iterator[dict[str, FoldedConv]]:
+    """Inside, the rewritten layers are in the places of the others, everywhere."""
     convs, new = {}, dict[nn.Module, nn.Module]()
     for seen in found:
         norm = seen.norm if folds else None
@@ -206,11 +250,10 @@ def _install(module: nn.Module, found: Sequence[Seen], folds: bool) -> tuple[Any
         for name, child in parent._modules.items()
         if child is not None and child in new
     ]
-    for parent, name, child in places:
-        setattr(parent, name, new[child])
-
-    def undo() -> None:
+    try:
+        for parent, name, child in places:
+            setattr(parent, name, new[child])
+        yield convs
+    finally:
         for parent, name, child in places:
             setattr(parent, name, child)
-
-    return undo, convs

@@ -277,7 +277,7 @@ class _Run:
         for name, moment in _named(tensors, "optimizer.").items():
             key, _, parameter = name.partition(".")
             # AdamW counts its steps on the processor, unless one kernel does all of a step.
-            counted = moment.dim() == 0 and not self.optimizer.defaults.get("fused")
+            counted = key == "step" and not self.optimizer.defaults.get("fused")
             where = torch.device("cpu") if counted else trained[parameter].device
             if self.learner.spread and moment.dim():
                 self.optimizer.state[trained[parameter]][key] = laid_like(moment, trained[parameter])
@@ -289,10 +289,13 @@ class _Run:
 
 
 def _like(moment: Tensor, value: Tensor) -> Tensor:
-    """In the memory layout of its parameter, as the optimiser makes it: other layouts add up in another order."""
-    if moment.dim() != 4:
+    """In the memory layout of its parameter, as the optimiser makes it; the count of steps, which has another shape, as it is.
+
+    The fused kernel goes through both in the order of memory, so that in other layouts moments meet the wrong weights.
+    """
+    if moment.shape != value.shape:
         return moment.clone()
-    return torch.empty_like(value, device="cpu").copy_(moment)
+    return torch.empty_like(value, dtype=moment.dtype, device="cpu").copy_(moment)
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

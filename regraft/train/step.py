@@ -35,8 +35,16 @@ def make_optimizer(learner: Learner, how: Training) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
     # Decay apart from the gradient (AdamW), or as part of it (Adam).
     kind = torch.optim.AdamW if how.optimizer == "adamw" else torch.optim.Adam
-    # One pass over each weight: a quarter of the time on processors, too. MPS and others may not have it.
-    return kind(groups, fused=learner.device.partition(":")[0] in ("cpu", "cuda"))
+    # One pass over each weight: a quarter of the time on processors, too. MPS and others may not have it, and it takes memory
+    # without gaps for granted.
+    whole = learner.spread or all(_is_dense(value) for group in learner.groups for value in group.parameters.values())
+    return kind(groups, fused=whole and learner.device.partition(":")[0] in ("cpu", "cuda"))
+
+
+def _is_dense(value: Tensor) -> bool:
+    """Whether the values of a tensor lie in memory one after the other, in whatever order."""
+    # So torch itself decides whether a copy can keep the layout.
+    return torch.empty_like(value, device="meta").stride() == value.stride()
 
 
 @dataclass(frozen=True, slots=True)

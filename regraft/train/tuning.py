@@ -112,13 +112,14 @@ def shapes_of(
     """The shape that each convolution is given, and whether a gradient has to come out of it on that side."""
     seen: dict[str, tuple[tuple[int, ...], bool]] = {}
 
-    def note(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen[path] = tuple(args[0].shape), args[0].requires_grad
+    def note(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
+        def keep(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            (x,) = (*args, *named.values())
+            seen[path] = tuple(x.shape), x.requires_grad
 
         return keep
 
-    handles = [conv.register_forward_pre_hook(note(path)) for path, conv in convs.items()]
+    handles = [conv.register_forward_pre_hook(note(path), with_kwargs=True) for path, conv in convs.items()]
     try:
         module(*inputs)
     finally:
@@ -156,7 +157,9 @@ def _is_slower(layer: FoldedConv, shape: tuple[int, ...], needs_grad: bool, devi
         if value.requires_grad:
             torch.autograd.backward(value, torch.ones_like(value))
 
+    # Taken away meanwhile: a backward pass would add to them where they are.
     kept = {value: value.grad for value in layer.parameters()}
+    layer.zero_grad(set_to_none=True)
     times = seconds_of_each({"bf16": partial(run, False), "fp32": partial(run, True)})
     layer.exact = False
     for value, grad in kept.items():
