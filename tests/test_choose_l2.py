@@ -8,7 +8,8 @@ from regraft.errors import DataUnusable, UsageError
 from regraft.train import folds as folds_module
 from regraft.train.convex import solve_head
 from regraft.train.design import make_design
-from regraft.train.path import GRID, balanced_weights, choose_l2
+from regraft.train.path import GRID, balanced_weights, choose_l2, past_best
+from regraft.values import Strength
 
 
 def images(
@@ -66,7 +67,24 @@ def test_default_grid_spans_eleven_decades_and_stops_once_past_the_best() -> Non
     assert GRID[0] / GRID[-1] == pytest.approx(1e11)
     assert tuple(strength.l2 for strength in result.tried) + result.skipped == GRID
     assert result.skipped
-    assert [s.nll > min(t.nll for t in result.tried) for s in result.tried[-3:]] == [True] * 3
+    assert past_best(result.tried)
+    assert not past_best(result.tried[:-1])
+
+
+@pytest.mark.parametrize(
+    ("losses", "over"),
+    [
+        ([2.0, 1.0, 0.5, 0.501, 0.502], False),
+        ([2.0, 1.0, 0.5, 0.501, 0.502, 0.503], True),  # three in a row
+        ([2.0, 1.0, 0.5, 0.501, 0.5, 0.503], False),
+        ([2.0, 1.0, 0.5, 0.524], False),
+        ([2.0, 1.0, 0.5, 0.526], True),  # a twentieth
+        ([0.5], False),
+    ],
+)
+def test_the_path_ends_past_its_best_sooner_where_it_is_clearer(losses: list[float], over: bool) -> None:
+    tried = [Strength(features="last", l2=10.0**-i, nll=loss, nll_se=0.0, accuracy=0.0) for i, loss in enumerate(losses)]
+    assert past_best(tried) == over
 
 
 def test_noise_is_regularised_more_than_signal() -> None:

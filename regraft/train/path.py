@@ -21,7 +21,9 @@ from regraft.values import FloatArray, Strength
 
 GRID = tuple(float(10.0**half) for half in np.arange(2.0, -9.25, -0.5))  # 10^2 ... 10^-9 in half decades
 WORSE = 3  # strengths in a row past the best likelihood, after which weaker ones are left out
-CLEARLY = 1e-4  # relative rise of the likelihood that counts as past the best
+CLEARLY = 1e-4  # relative rise of the negative log-likelihood that counts as past the best
+# Such a rise ends it at once: weak strengths take the longest by far, and have never come back: docs/measurements.md#path
+LOST = 0.05
 REFIT_TOLERANCE = 1e-5
 
 
@@ -97,7 +99,7 @@ def choose_l2(
         for l2 in strengths:
             tried.append(solver.try_strength(l2, features))
             task.advance()
-            if _past_best(tried):
+            if past_best(tried):
                 task.advance(len(strengths) - len(tried))
                 break
     best, logits_NK, start_KR = solver.best()
@@ -142,8 +144,11 @@ def check_folds(folds_N: NDArray[np.int64], count: int) -> None:
         )
 
 
-def _past_best(tried: list[Strength]) -> bool:
+def past_best(tried: Sequence[Strength]) -> bool:
+    """Whether the likelihood has clearly passed its best, so that weaker strengths are not worth their time."""
     best = min(strength.nll for strength in tried)
+    if tried[-1].nll > best * (1 + LOST):
+        return True
     return len(tried) > WORSE and all(strength.nll > best * (1 + CLEARLY) for strength in tried[-WORSE:])
 
 
