@@ -35,9 +35,10 @@ def expand_inputs(arguments: Sequence[str], *, listed: BinaryIO | None = None, n
     `null`, taken as they are. Anything else is a path, whether or not it exists: it gets its row. Raises DataUnusable when that
     is no input at all, or a shard cannot be read.
     """
-    cut = list[str]()
-    expanded = {argument: _expand(argument, cut) for argument in dict.fromkeys(arguments) if argument != STANDARD_INPUT}
+    found = {argument: _expand(argument) for argument in dict.fromkeys(arguments) if argument != STANDARD_INPUT}
+    expanded = {argument: paths for argument, (paths, _) in found.items()}
     nothing = [argument for argument, paths in expanded.items() if not paths]
+    cut = tuple(note for _, notes in found.values() for note in notes)
     notes = (*(f"{argument}: {_why_empty(argument)}" for argument in nothing), *cut)
     source = read_list(listed, null=null) if listed is not None else iter(())
     # A pattern or folder that holds nothing still has to be seen in the rows, or a script would take its absence for success.
@@ -45,13 +46,23 @@ def expand_inputs(arguments: Sequence[str], *, listed: BinaryIO | None = None, n
     paths: Iterator[str] = itertools.chain.from_iterable(parts)
     if len(nothing) == len(expanded):
         paths = _not_empty(paths if STANDARD_INPUT in arguments else iter(()), notes)
-    return Inputs(paths, notes, tuple(cut))
+    return Inputs(paths, notes, cut)
 
 
-def _expand(argument: str, cut: list[str]) -> list[str]:
+def _expand(argument: str) -> tuple[list[str], tuple[str, ...]]:
+    """The paths that an argument stands for, and the archives among them that were cut short."""
+    from regraft.data.shards.read import list_members
+
+    if INSIDE in argument:
+        return _outside(argument), ()
+    listed = list_members(argument)
+    # As shards/000.tar::cat/1.jpg.
+    return [str(member) for member in listed.members] or _outside(argument), listed.cut
+
+
+def _outside(argument: str) -> list[str]:
+    """The paths that an argument stands for which is no shard."""
     path = Path(argument)
-    if inside := _images_inside(argument, cut):
-        return inside
     if path.is_dir():
         return _images_in(path)
     if _is_pattern(argument):
@@ -59,17 +70,6 @@ def _expand(argument: str, cut: list[str]) -> list[str]:
         matches = (match for match in glob.iglob(argument, recursive=True) if not _is_hidden(match, argument))  # noqa: PTH207
         return [image for match in sorted(matches) for image in _matched(match, argument)]
     return [argument]
-
-
-def _images_inside(argument: str, cut: list[str]) -> list[str]:
-    """The images in shards, as shards/000.tar::cat/1.jpg; none where the argument is something else. Adds to `cut`."""
-    if INSIDE in argument:
-        return []
-    from regraft.data.shards.read import list_members
-
-    listed = list_members(argument)
-    cut += listed.cut
-    return [str(member) for member in listed.members]
 
 
 def _is_pattern(argument: str) -> bool:

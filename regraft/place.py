@@ -32,8 +32,7 @@ class Place:
 
 def next_to(run: Path) -> Path:
     """The first of RUN-2, RUN-3 and so on that is free."""
-    folders = (run.with_name(f"{run.name}-{number}") for number in itertools.count(2))
-    return next(folder for folder in folders if not folder.exists())
+    return next(folder for folder in _numbered(run) if not folder.exists())
 
 
 def place_run(data: str | Path, out: Path | None, *, overwrite: bool, resume: bool = False) -> Place:
@@ -99,29 +98,22 @@ def is_interrupted(folder: Path) -> bool:
     return any((folder / STATES).glob("*/*.json"))
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a fit has ended here, with all that it writes."""
-    return (folder / CONFIG_FILE).exists() and (folder / _LAST).exists() and not is_interrupted(folder)
-
-
 def _gone_on_with(folder: Path, *, named: bool) -> Place:
     """The place of a training that was interrupted, or is to begin. Raises OutputExists for a folder of something else."""
-    if not named and not is_interrupted(folder):
-        numbered = sorted(_numbers(folder), reverse=True)
-        last = next((other for _, other in numbered if is_interrupted(other)), None)
-        if last is not None:
-            return Place(last, f"{last} holds a training that was interrupted: going on with it")
-    if is_taken(folder) and not _only_begun(folder):
+    if is_interrupted(folder):
+        return Place(folder)
+    if not named and (last := _last_interrupted(folder)):
+        return Place(last, f"{last} holds a training that was interrupted: going on with it")
+    if folder.exists() and not _only_begun(folder):
         _refuse_foreign(folder, "--resume may go on with")
-    return Place(folder, finished=is_finished(folder))
+    return Place(folder, finished=(folder / CONFIG_FILE).exists() and (folder / _LAST).exists())
 
 
-def _numbers(folder: Path) -> Iterator[tuple[int, Path]]:
-    """The folders that a run on the same data may have gone to where the first was taken, with their numbers."""
-    for other in folder.parent.glob(f"{glob.escape(folder.name)}-*"):
-        number = other.name.removeprefix(f"{folder.name}-")
-        if number.isascii() and number.isdigit():
-            yield int(number), other
+def _last_interrupted(folder: Path) -> Path | None:
+    """Of the folders that runs on the same data went to because the first was taken, the last with an interrupted training."""
+    ends = (other.name.removeprefix(f"{folder.name}-") for other in folder.parent.glob(f"{glob.escape(folder.name)}-*"))
+    there = {int(end): folder.with_name(f"{folder.name}-{end}") for end in ends if end.isascii() and end.isdigit()}
+    return next((there[number] for number in sorted(there, reverse=True) if is_interrupted(there[number])), None)
 
 
 def _only_begun(folder: Path) -> bool:
@@ -154,9 +146,14 @@ def _title(data: str | Path) -> str:
     return (path if path.is_dir() else path.with_suffix("")).resolve().name or "data"
 
 
+def is_inside(data: str | Path, folder: Path) -> bool:
+    """Whether a folder to write to lies among the images, where it would be read as some of them."""
+    return not is_url(data) and Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve())
+
+
 def _checked(given: str | Path, folder: Path) -> Path:
-    data = Path(given)
-    if not is_url(given) and data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
+    if is_inside(given, folder):
+        data = Path(given)
         raise UsageError(
             expected="a run folder outside of the images",
             got=f"{folder}, which is inside of {data}: the next fit would take it for a class",

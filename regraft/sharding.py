@@ -33,6 +33,7 @@ from regraft.data.read import read_more
 from regraft.data.scan import rejection_notes
 from regraft.data.walk import IMAGE_SUFFIXES, suffix_of
 from regraft.errors import DataUnusable, ImageRejected, OutputExists, UsageError
+from regraft.place import is_inside
 from regraft.progress import Progress, Silent
 from regraft.recipe import Data, is_url
 from regraft.replacing import cannot_write
@@ -119,7 +120,7 @@ def _checked(given: str | Path, out: str | Path) -> Path:
         raise OutputExists(
             expected=f"{folder} to be new or empty", got=f"{folder}: something is there already", fix="give another folder"
         )
-    if not is_url(given) and Path(given).is_dir() and folder.resolve().is_relative_to(Path(given).resolve()):
+    if is_inside(given, folder):
         source = Path(given).resolve()
         raise UsageError(
             expected="a folder outside of the images for the shards",

@@ -227,6 +227,12 @@ def test_a_transform_that_breaks_is_told_by_its_own_line() -> None:
     assert "normalis" not in caught.value.fix
 
 
+def test_a_library_s_transform_that_breaks_on_what_it_is_given_is_told_what_to_leave_out() -> None:
+    with pytest.raises(UsageError, match="leave normalising") as caught:
+        augmentation(v2.Normalize([0.5] * 3, [0.25] * 3))(images(), seeds(12))
+    assert "site-packages" not in caught.value.got
+
+
 def test_unknown_names_are_told() -> None:
     with pytest.raises(UsageError, match="did you mean rotate") as caught:
         augmentation("rotated")

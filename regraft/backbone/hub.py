@@ -12,10 +12,11 @@ from types import ModuleType
 import torch
 
 from regraft.backbone.model import Architecture
-from regraft.backbone.own import AS_MADE, MEND, call, importing_from, is_users, no_such_function, plain_name, source_of
+from regraft.backbone.own import AS_MADE, MEND, call, importing_from, no_such_function, plain_name, source_of
 from regraft.backbone.source import Source
 from regraft.backbone.weights import NONE, choose_name
 from regraft.errors import BackboneNotFound, UsageError, first_line
+from regraft.users_code import is_users
 
 _REMOTE = re.compile(r"([\w-][\w.-]{0,99})/([\w-][\w.-]{0,99})(?::([\w-][\w./-]{0,99}))?", re.ASCII)
 _ENTRY = re.compile(r"[A-Za-z_]\w{0,99}", re.ASCII)

@@ -8,7 +8,6 @@ import difflib
 import importlib
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from regraft.backbone.weights import NONE, choose_name
 from regraft.data.preprocess import Preprocess, with_channels
 from regraft.errors import BackboneNotFound, first_line
 from regraft.recipe import Own
+from regraft.users_code import users_line
 
 SIDE = 224
 AS_MADE = "as its code made them"
@@ -125,21 +125,11 @@ def call(
 
 def _failed(spec: str, error: BaseException, fix: str = MEND) -> BackboneNotFound:
     """An error of code that is not ours as one of ours: the user's line in it, not the way there."""
-    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]
-    if isinstance(error, SyntaxError) and error.filename:
-        places.append((error.filename, error.lineno))
-    place = f"{Path(places[-1][0]).name}, line {places[-1][1]}: " if places else ""
+    line = users_line(error)
+    place = f"{Path(line[0]).name}, line {line[1]}: " if line else ""
     return BackboneNotFound(
         expected=f"the code of {spec} to run", got=f"{place}{type(error).__name__}: {first_line(error)}", fix=fix
     )
-
-
-def is_users(file: str) -> bool:
-    """Whether a file of code is neither Python's, nor installed, nor one of these."""
-    installed = (
-        "site-packages" in file or "dist-packages" in file or file.startswith((str(Path(traceback.__file__).parent), "<"))
-    )
-    return not installed and Path(file).parent != Path(__file__).parent
 
 
 def no_such_function(spec: str, name: str, there: list[str]) -> BackboneNotFound:

@@ -5,7 +5,6 @@ What is drawn for an image follows from its own seed alone, so batches, their or
 
 import difflib
 import random
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torchvision.transforms.v2 import functional as tv
 from regraft.data.preprocess import check_channels
 from regraft.errors import UsageError, first_line
 from regraft.strategies import AUGMENTATIONS
+from regraft.users_code import users_line
 
 NAMES = AUGMENTATIONS
 
@@ -311,7 +311,9 @@ class _Own:
             # A copy: it may write into what it is given.
             value = self.transform(image.clone(memory_format=torch.contiguous_format))
         except Exception as error:  # of the user's own code: anything
-            raise _failed(self.transform, image, error) from error
+            told, line = f"{type(error).__name__}: {first_line(error)}", users_line(error)
+            # A library's transform fails for what it is given; a line of the user's own is for them to mend.
+            raise (_broken(self.transform, image, told, line) if line else _unfit(self.transform, image, told)) from error
         if not isinstance(value, Tensor):
             raise _unfit(self.transform, image, f"a {type(value).__name__}")
         value = value.as_subclass(Tensor)
@@ -326,11 +328,10 @@ class _Own:
         return value.mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _failed(transform: Transform, image: Tensor, error: Exception) -> UsageError:
-    last = traceback.extract_tb(error.__traceback__)[-1]
+def _broken(transform: Transform, image: Tensor, told: str, line: tuple[str, int]) -> UsageError:
     return UsageError(
         expected=f"the transform {name_of(transform)} to take a tensor {tuple(image.shape)} of uint8",
-        got=f"{type(error).__name__}: {first_line(error)} (line {last.lineno} of {last.filename})",
+        got=f"{told} (line {line[1]} of {line[0]})",
         fix="mend it there; --debug shows the whole way to it",
     )
 

@@ -64,7 +64,7 @@ def machine(device: str) -> dict[str, str]:
 
 def asked_of(strategy: Strategy, **others: object) -> dict[str, str]:
     """What was chosen, as texts; functions go by their names."""
-    fields = {f"strategy.{name}": _text(value) for name, value in asdict(strategy).items()}
+    fields = {f"{_OF_STRATEGY}{name}": _text(value) for name, value in asdict(strategy).items()}
     return {"strategy": strategy.name} | fields | {name: _text(value) for name, value in others.items()}
 
 

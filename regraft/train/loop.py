@@ -185,10 +185,8 @@ class _Run:
             yield len(rows)
 
     def _factor(self, number: int, index: int) -> float:
-        if self.again is None:
-            losses = [self.start.tempered, *(epoch.tempered_loss for epoch in self.epochs)]
-        else:
-            losses = [self.again.start_tempered, *(epoch.tempered_loss for epoch in self.again.epochs[: number - 1])]
+        start, epochs = (self.again.start_tempered, self.again.epochs) if self.again else (self.start.tempered, self.epochs)
+        losses = [start, *(epoch.tempered_loss for epoch in epochs[: number - 1])]
         if all(math.isnan(loss) for loss in losses):
             losses = []  # nobody has judged it
         step = (number - 1) * self.batches + index
